@@ -1,0 +1,3 @@
+//! The twostep command.
+
+fn main() {}
