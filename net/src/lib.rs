@@ -1,1 +1,3 @@
-//! twostep net
+//! Event loops, authenticated links and pooled buffers of twostep.
+
+pub mod pool;
