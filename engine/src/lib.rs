@@ -1,1 +1,41 @@
-//! twostep engine
+//! The protocol, the replica, the client and the node of `twostep`.
+//!
+//! FaB and Paxos are the same five rules with other numbers (PROTOCOL.md section 2):
+//!
+//! | rule | where | in one sentence |
+//! |---|---|---|
+//! | propose | [`proposer`] | the leader puts waiting bundles into the next decree |
+//! | vote | [`acceptor`] | one value per regency and decree, open, planned and authentic |
+//! | learn | [`learner`] | enough equal votes (decree, regency, value) decide |
+//! | report | [`acceptor`], with the leader change | tell every vote, and never vote below again |
+//! | select | [`quorum`] | what enough reports may hide must be proposed again |
+//!
+//! The thresholds of all fault models are in [`quorum`], the one place in which the modes differ.
+//!
+//! ```text
+//! types → quorum → configuration → batch → message → wire → machine → window
+//!       → { proposer, acceptor, learner, checkpoint, session } → replica, executor, client → node
+//! ```
+//!
+//! [`replica`] puts the roles of one node behind one [`machine::Machine::step`]: messages in, effects out, no
+//! clock, socket, thread or randomness. [`executor`] applies what is delivered: the session table (exactly
+//! once) and the user's [`state_machine::StateMachine`]. [`node`] hosts both over real links; the simulator
+//! hosts the very same code over virtual ones.
+
+pub mod acceptor;
+pub mod acks;
+pub mod admission;
+pub mod batch;
+pub mod checkpoint;
+pub mod configuration;
+pub mod learner;
+pub mod log;
+pub mod machine;
+pub mod message;
+pub mod peers;
+pub mod proposer;
+pub mod quorum;
+pub mod state_machine;
+pub mod types;
+pub mod window;
+pub mod wire;

@@ -1,0 +1,338 @@
+//! The acceptor: votes, at most one value per regency and decree.
+//!
+//! | event | rule (PROTOCOL.md section 3) |
+//! |---|---|
+//! | `Propose(r, d, v)` | vote iff `r` is the promised regency and its plan is held, `d` is open, there is no other vote in `r` for `d`, the plan allows `v`, and the body is held and authentic |
+//! | `Stored(vote)` | send `Accepted(r, d, v)` to every learner |
+//! | T0/4 … T0 | again, to each learner that has not acknowledged `d` |
+//! | certificate c | `low := c`; everything at and below c is pruned |
+//!
+//! *One value per regency*: a correct acceptor votes once per `(r, d)`, and two learn quorums share one, so two
+//! values cannot both be learned in one regency. *Anchoring* across regencies rests on the report being a
+//! promise for every lower regency: [`vote_rule`] refuses anything below it.
+//!
+//! [`vote_rule`] is a pure function of one slot, so that the exhaustive model runs the production rule.
+//! Cost: one record and one message to each learner per decree; one signature per leader change, none before.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::batch::Batch;
+use crate::machine::{Refusal, retransmission};
+use crate::quorum::{Choice, Reported};
+use crate::types::{Decree, Regency, Time, Value};
+use crate::window::{Reset, Window};
+
+/// What the vote rule looks at: the acceptor's promise and one slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ballot {
+    /// The regency that the acceptor promised: it votes in no lower one.
+    pub promised: Regency,
+    /// What the plan of that regency says of the decree; `None` while the plan is not held.
+    pub plan: Option<Choice>,
+    /// The acceptor's newest vote for the decree.
+    pub vote: Option<Reported>,
+}
+
+/// What an acceptor does about a proposal that it does not refuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Make the vote durable, then tell the learners.
+    Vote,
+    /// The vote stands already: just tell the learners again.
+    Again,
+}
+
+/// The vote rule for one open decree (PROTOCOL.md section 3, "Acceptor on Propose(r, d, v)").
+///
+/// # Errors
+/// Why the acceptor does not vote.
+pub fn vote_rule(ballot: &Ballot, regency: Regency, value: Value) -> Result<Verdict, Refusal> {
+    if regency < ballot.promised {
+        return Err(Refusal::OldRegency);
+    }
+    let plan = ballot
+        .plan
+        .filter(|_| regency == ballot.promised)
+        .ok_or(Refusal::NoPlan)?;
+    if let Choice::Must(bound) = plan
+        && bound != value
+    {
+        return Err(Refusal::AgainstPlan);
+    }
+    match ballot.vote {
+        Some(vote) if vote.psn == regency && vote.value != value => Err(Refusal::SecondValue),
+        Some(vote) if vote.psn == regency => Ok(Verdict::Again),
+        _ => Ok(Verdict::Vote),
+    }
+}
+
+/// The rules of which the tests hold deliberately wrong versions.
+pub trait Rules {
+    /// See [`vote_rule`].
+    ///
+    /// # Errors
+    /// Why the acceptor does not vote.
+    fn vote(&self, ballot: &Ballot, regency: Regency, value: Value) -> Result<Verdict, Refusal> {
+        vote_rule(ballot, regency, value)
+    }
+
+    /// How many equal votes decide; see [`crate::quorum::Quorums::learn`].
+    fn learn(&self, quorums: &crate::quorum::Quorums) -> usize {
+        quorums.learn
+    }
+}
+
+/// The rules of PROTOCOL.md.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Standard;
+
+impl Rules for Standard {}
+
+/// What the acceptor may vote for in its regency.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Not known: the regency was entered, its voucher has not been seen.
+    Unknown,
+    /// The choices for the decrees that some report named; every other decree is free, since the promise of
+    /// each report covers all decrees at once. Empty in regency 0.
+    Known(BTreeMap<Decree, Choice>),
+}
+
+impl Plan {
+    /// What the plan says of one decree.
+    #[must_use]
+    pub fn choice(&self, decree: Decree) -> Option<Choice> {
+        match self {
+            Plan::Unknown => None,
+            Plan::Known(choices) => Some(choices.get(&decree).copied().unwrap_or(Choice::Free)),
+        }
+    }
+}
+
+/// The state of one acceptor.
+#[derive(Debug)]
+pub struct Acceptor {
+    promised: Regency,
+    plan: Plan,
+    slots: Window<Slot>,
+    /// No slot wants to be said again before this.
+    again_at: Option<Time>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    vote: Option<Reported>,
+    batch: Option<Batch>,
+    /// When the vote is to be said again; none until it was said once.
+    again_at: Option<Time>,
+    times: u32,
+}
+
+impl Reset for Slot {
+    fn reset(&mut self) {
+        *self = Slot::default();
+    }
+}
+
+impl Acceptor {
+    /// A fresh acceptor: regency 0 needs no voucher, so everything is free.
+    #[must_use]
+    pub fn new(window: u64) -> Acceptor {
+        Acceptor {
+            promised: Regency(0),
+            plan: Plan::Known(BTreeMap::new()),
+            slots: Window::new(Decree::NONE, window, Slot::default),
+            again_at: None,
+        }
+    }
+
+    /// The regency that it promised.
+    #[must_use]
+    pub fn promised(&self) -> Regency {
+        self.promised
+    }
+
+    /// Whether it holds the plan of its regency.
+    #[must_use]
+    pub fn plan_held(&self) -> bool {
+        self.plan != Plan::Unknown
+    }
+
+    /// Whether it voted exactly so: a proposal that is repeated needs no second look at its body.
+    #[must_use]
+    pub fn voted(&self, regency: Regency, decree: Decree, value: Value) -> bool {
+        let vote = self.slots.get(decree).and_then(|slot| slot.vote);
+        vote == Some(Reported {
+            psn: regency,
+            value,
+        })
+    }
+
+    /// What the rule says of a proposal, before anything is spent on its body.
+    ///
+    /// # Errors
+    /// Why the acceptor does not vote.
+    pub fn judge<R: Rules>(
+        &self,
+        rules: &R,
+        regency: Regency,
+        decree: Decree,
+        value: Value,
+    ) -> Result<Verdict, Refusal> {
+        let slot = self.slots.get(decree).ok_or(Refusal::OutsideWindow)?;
+        let ballot = Ballot {
+            promised: self.promised,
+            plan: self.plan.choice(decree),
+            vote: slot.vote,
+        };
+        rules.vote(&ballot, regency, value)
+    }
+
+    /// Casts the vote that [`Acceptor::judge`] allowed; the caller makes it durable before it is said.
+    pub fn vote(&mut self, regency: Regency, decree: Decree, batch: Batch) {
+        let slot = self
+            .slots
+            .get_mut(decree)
+            .expect("judged before: the decree is open");
+        *slot = Slot {
+            vote: Some(Reported {
+                psn: regency,
+                value: batch.value(),
+            }),
+            batch: Some(batch),
+            again_at: None,
+            times: 0,
+        };
+    }
+
+    /// The vote was said for the first time: from now on it is said again until it is acknowledged.
+    pub fn said(&mut self, decree: Decree, now: Time, t0: Duration) {
+        if let Some(slot) = self.slots.get_mut(decree) {
+            let at = now + retransmission(t0, 0);
+            slot.again_at = Some(at);
+            self.again_at = Some(self.again_at.map_or(at, |before| before.min(at)));
+        }
+    }
+
+    /// When [`Acceptor::say_again`] is due.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Time> {
+        self.again_at
+    }
+
+    /// Gives every vote that is due, and forgets those that `acknowledged` says need no more saying.
+    pub fn say_again(
+        &mut self,
+        now: Time,
+        t0: Duration,
+        acknowledged: impl Fn(Decree) -> bool,
+        mut say: impl FnMut(Decree, Reported),
+    ) {
+        let mut next: Option<Time> = None;
+        for decree in self.slots.decrees() {
+            let slot = self.slots.get_mut(decree).expect("a decree of the window");
+            let (Some(vote), Some(at)) = (slot.vote, slot.again_at) else {
+                continue;
+            };
+            if acknowledged(decree) {
+                slot.again_at = None;
+                continue;
+            }
+            if at <= now {
+                say(decree, vote);
+                slot.times = slot.times.saturating_add(1);
+                slot.again_at = Some(now + retransmission(t0, slot.times));
+            }
+            next = crate::machine::earlier(next, slot.again_at);
+        }
+        self.again_at = next;
+    }
+
+    /// A body that it holds.
+    #[must_use]
+    pub fn body(&self, decree: Decree, value: Value) -> Option<&Batch> {
+        self.slots
+            .get(decree)?
+            .batch
+            .as_ref()
+            .filter(|batch| batch.value() == value)
+    }
+
+    /// Moves the window up to a certified checkpoint and prunes what falls out.
+    pub fn advance(&mut self, low: Decree) {
+        self.slots.advance(low);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Digest;
+
+    const A: Value = Value(Digest([1; 32]));
+    const B: Value = Value(Digest([2; 32]));
+
+    fn ballot(promised: u64, plan: Option<Choice>, vote: Option<(u64, Value)>) -> Ballot {
+        let vote = vote.map(|(psn, value)| Reported {
+            psn: Regency(psn),
+            value,
+        });
+        Ballot {
+            promised: Regency(promised),
+            plan,
+            vote,
+        }
+    }
+
+    #[test]
+    fn one_value_per_regency() {
+        let free = Some(Choice::Free);
+        assert_eq!(
+            vote_rule(&ballot(0, free, None), Regency(0), A),
+            Ok(Verdict::Vote)
+        );
+        assert_eq!(
+            vote_rule(&ballot(0, free, Some((0, A))), Regency(0), A),
+            Ok(Verdict::Again)
+        );
+        assert_eq!(
+            vote_rule(&ballot(0, free, Some((0, A))), Regency(0), B),
+            Err(Refusal::SecondValue)
+        );
+        assert_eq!(
+            vote_rule(&ballot(1, free, Some((0, A))), Regency(1), B),
+            Ok(Verdict::Vote)
+        );
+    }
+
+    #[test]
+    fn a_report_promises_every_lower_regency() {
+        // PROTOCOL.md section 6, S1: the printed rule lets an acceptor without a vote still accept psn 0.
+        assert_eq!(
+            vote_rule(&ballot(1, Some(Choice::Free), None), Regency(0), A),
+            Err(Refusal::OldRegency)
+        );
+    }
+
+    #[test]
+    fn no_vote_without_the_plan_or_against_it() {
+        assert_eq!(
+            vote_rule(&ballot(1, None, None), Regency(1), A),
+            Err(Refusal::NoPlan)
+        );
+        assert_eq!(
+            vote_rule(&ballot(1, Some(Choice::Free), None), Regency(2), A),
+            Err(Refusal::NoPlan)
+        );
+        let must = Some(Choice::Must(A));
+        assert_eq!(
+            vote_rule(&ballot(1, must, Some((0, B))), Regency(1), B),
+            Err(Refusal::AgainstPlan)
+        );
+        assert_eq!(
+            vote_rule(&ballot(1, must, Some((0, B))), Regency(1), A),
+            Ok(Verdict::Vote)
+        );
+    }
+}

@@ -1,0 +1,346 @@
+//! The learner: counts votes, keeps the order, tells others.
+//!
+//! | event | rule (PROTOCOL.md section 3) |
+//! |---|---|
+//! | `Accepted(r, d, v)` from a learn quorum | `d` is decided: `v` |
+//! | `Pulled` values, equal from f+1 learners | decided as well |
+//! | decided and the body is held, in decree order | learned: it joins the log, is delivered, and acknowledged |
+//! | a gap, every T0/4 | `Pull` values from all learners, `Fetch` bodies from anyone: the digest proves them |
+//!
+//! Memory is bounded: a slot for each decree in `(learned, learned + W]`, in it one ballot per acceptor (that of
+//! its highest regency) and one answer per learner. Votes count only together with votes of the same
+//! regency: counting values over different regencies breaks agreement (PROTOCOL.md section 6, S6).
+
+use twostep_crypto::{Context, Scope};
+
+use crate::batch::Batch;
+use crate::log::Log;
+use crate::machine::Path;
+use crate::types::{Decree, Digest, NodeId, Regency, Value};
+use crate::window::{Reset, Window};
+
+/// The state of one learner.
+#[derive(Debug)]
+pub struct Learner {
+    slots: Window<Slot>,
+    log: Log,
+    chain: Digest,
+    scope: Scope,
+    learn_quorum: usize,
+    pull_quorum: usize,
+}
+
+#[derive(Debug)]
+struct Slot {
+    /// By node: the vote of its highest regency.
+    ballots: Box<[Option<(Regency, Value)>]>,
+    /// By node: what it answered to a pull.
+    answers: Box<[Option<Value>]>,
+    decided: Option<(Value, Path)>,
+    batch: Option<Batch>,
+}
+
+impl Reset for Slot {
+    fn reset(&mut self) {
+        self.ballots.fill(None);
+        self.answers.fill(None);
+        self.decided = None;
+        self.batch = None;
+    }
+}
+
+/// A decree that was just learned.
+#[derive(Debug)]
+pub struct Learned {
+    /// Which one.
+    pub decree: Decree,
+    /// What, body included.
+    pub batch: Batch,
+    /// How.
+    pub path: Path,
+}
+
+impl Learner {
+    /// A learner that has learned nothing, in a cluster of `nodes` nodes.
+    #[must_use]
+    pub fn new(
+        scope: &Scope,
+        window: u64,
+        nodes: usize,
+        quorums: (usize, usize),
+        log: Log,
+    ) -> Learner {
+        let slot = || Slot {
+            ballots: vec![None; nodes].into(),
+            answers: vec![None; nodes].into(),
+            decided: None,
+            batch: None,
+        };
+        Learner {
+            slots: Window::new(Decree::NONE, window, slot),
+            log,
+            chain: Digest::ZERO,
+            scope: scope.clone(),
+            learn_quorum: quorums.0,
+            pull_quorum: quorums.1,
+        }
+    }
+
+    /// The highest decree up to which everything is learned, bodies included.
+    #[must_use]
+    pub fn learned(&self) -> Decree {
+        self.slots.base()
+    }
+
+    /// The running digest of the order up to [`Learner::learned`]: `chain_d = H(chain_{d−1}, d, v)`.
+    #[must_use]
+    pub fn chain(&self) -> Digest {
+        self.chain
+    }
+
+    /// Whether a decree is open here: above what is learned and inside the window.
+    #[must_use]
+    pub fn open(&self, decree: Decree) -> bool {
+        self.slots.contains(decree)
+    }
+
+    /// Takes a vote; true if it decided the decree.
+    pub fn accepted(
+        &mut self,
+        acceptor: NodeId,
+        regency: Regency,
+        decree: Decree,
+        value: Value,
+    ) -> bool {
+        let quorum = self.learn_quorum;
+        let Some(slot) = self
+            .slots
+            .get_mut(decree)
+            .filter(|slot| slot.decided.is_none())
+        else {
+            return false;
+        };
+        let Some(ballot) = slot.ballots.get_mut(usize::from(acceptor.0)) else {
+            return false;
+        };
+        if ballot.is_some_and(|(newest, _)| newest >= regency) {
+            return false;
+        }
+        *ballot = Some((regency, value));
+        let equal = slot
+            .ballots
+            .iter()
+            .filter(|ballot| **ballot == Some((regency, value)))
+            .count();
+        if equal >= quorum {
+            slot.decided = Some((value, Path::Votes));
+        }
+        equal >= quorum
+    }
+
+    /// Takes another learner's answer to a pull; true if it decided the decree.
+    pub fn pulled(&mut self, learner: NodeId, decree: Decree, value: Value) -> bool {
+        let quorum = self.pull_quorum;
+        let Some(slot) = self
+            .slots
+            .get_mut(decree)
+            .filter(|slot| slot.decided.is_none())
+        else {
+            return false;
+        };
+        let Some(answer) = slot.answers.get_mut(usize::from(learner.0)) else {
+            return false;
+        };
+        *answer = Some(value);
+        let equal = slot
+            .answers
+            .iter()
+            .filter(|answer| **answer == Some(value))
+            .count();
+        if equal >= quorum {
+            slot.decided = Some((value, Path::Pull));
+        }
+        equal >= quorum
+    }
+
+    /// Whether a body is of use: the decree is open and no other body is held that may be the right one.
+    #[must_use]
+    pub fn wants(&self, decree: Decree, value: Value) -> bool {
+        self.slots
+            .get(decree)
+            .is_some_and(|slot| match (slot.decided, &slot.batch) {
+                (Some((decided, _)), Some(batch)) => decided == value && batch.value() != value,
+                (Some((decided, _)), None) => decided == value,
+                (None, Some(batch)) => batch.value() != value,
+                (None, None) => true,
+            })
+    }
+
+    /// Keeps a body for an open decree. A second one before the decision replaces the first.
+    pub fn keep(&mut self, decree: Decree, batch: Batch) {
+        if let Some(slot) = self.slots.get_mut(decree) {
+            slot.batch = Some(batch);
+        }
+    }
+
+    /// The decrees above what is learned whose value is decided and whose body is not held, ascending.
+    pub fn lacking_bodies(&self) -> impl Iterator<Item = (Decree, Value)> + '_ {
+        self.slots.decrees().filter_map(|decree| {
+            let slot = self.slots.get(decree)?;
+            let (value, _) = slot.decided?;
+            let held = slot
+                .batch
+                .as_ref()
+                .is_some_and(|batch| batch.value() == value);
+            (!held).then_some((decree, value))
+        })
+    }
+
+    /// Whether some open decree is decided already: if the next one is not learned, there is a gap below it.
+    #[must_use]
+    pub fn decided_above(&self) -> bool {
+        self.slots.decrees().any(|decree| {
+            self.slots
+                .get(decree)
+                .is_some_and(|slot| slot.decided.is_some())
+        })
+    }
+
+    /// The learners that answered a pull with this value, for a fetch.
+    pub fn answered(&self, decree: Decree, value: Value) -> impl Iterator<Item = NodeId> + '_ {
+        let answers = self.slots.get(decree).map(|slot| &slot.answers);
+        answers.into_iter().flat_map(move |answers| {
+            let matching = answers
+                .iter()
+                .enumerate()
+                .filter(move |(_, answer)| **answer == Some(value));
+            matching.map(|(node, _)| NodeId(u16::try_from(node).expect("at most NODES_MAX nodes")))
+        })
+    }
+
+    /// Learns the next decree, if it is decided and its body is held.
+    pub fn advance(&mut self) -> Option<Learned> {
+        let decree = self.learned().next();
+        let slot = self.slots.get_mut(decree)?;
+        let (value, path) = slot.decided?;
+        let batch = slot.batch.take_if(|batch| batch.value() == value)?;
+        self.slots.advance(decree);
+        self.chain = chain(&self.scope, self.chain, decree, value);
+        self.log.push(decree, batch.clone());
+        Some(Learned {
+            decree,
+            batch,
+            path,
+        })
+    }
+
+    /// What was learned and is still kept.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// A body that it holds: learned, or kept for an open decree.
+    #[must_use]
+    pub fn body(&self, decree: Decree, value: Value) -> Option<&Batch> {
+        let kept = self.slots.get(decree).and_then(|slot| slot.batch.as_ref());
+        kept.or_else(|| self.log.get(decree))
+            .filter(|batch| batch.value() == value)
+    }
+}
+
+/// The next link of the chain: what a checkpoint says of the whole order in 32 bytes.
+#[must_use]
+pub fn chain(scope: &Scope, before: Digest, decree: Decree, value: Value) -> Digest {
+    let mut hasher = scope.hasher(Context::Chain);
+    hasher
+        .update(&before.0)
+        .update(&decree.0.to_le_bytes())
+        .update(&value.0.0);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{ClusterId, Epoch};
+
+    fn learner() -> (Learner, Batch) {
+        let scope = Scope::new(ClusterId([1; 32]), Epoch(0));
+        let batch = Batch::noop(&scope);
+        (
+            Learner::new(&scope, 8, 6, (5, 2), Log::new(64, 1 << 20)),
+            batch,
+        )
+    }
+
+    #[test]
+    fn a_vote_counts_once_and_only_with_its_regency() {
+        let (mut learner, batch) = learner();
+        let value = batch.value();
+        for _ in 0..6 {
+            assert!(
+                !learner.accepted(NodeId(0), Regency(0), Decree(1), value),
+                "one acceptor, one vote"
+            );
+        }
+        for node in 1..4 {
+            assert!(!learner.accepted(NodeId(node), Regency(0), Decree(1), value));
+        }
+        assert!(
+            !learner.accepted(NodeId(4), Regency(1), Decree(1), value),
+            "another regency: S6"
+        );
+        assert!(
+            learner.accepted(NodeId(5), Regency(0), Decree(1), value),
+            "the fifth equal vote decides"
+        );
+    }
+
+    #[test]
+    fn an_old_vote_does_not_replace_a_newer_one() {
+        let (mut learner, batch) = learner();
+        let value = batch.value();
+        learner.accepted(NodeId(0), Regency(2), Decree(1), value);
+        for node in 0..4 {
+            assert!(!learner.accepted(NodeId(node), Regency(1), Decree(1), value));
+        }
+        assert!(
+            !learner.accepted(NodeId(4), Regency(1), Decree(1), value),
+            "node 0 stands at regency 2"
+        );
+    }
+
+    #[test]
+    fn learning_is_in_order_and_needs_the_body() {
+        let (mut learner, batch) = learner();
+        let value = batch.value();
+        for decree in [2, 1] {
+            for node in 0..5 {
+                learner.accepted(NodeId(node), Regency(0), Decree(decree), value);
+            }
+        }
+        assert!(learner.advance().is_none(), "no body yet");
+        learner.keep(Decree(2), batch.clone());
+        assert!(learner.advance().is_none(), "decree 1 comes first");
+        assert_eq!(
+            learner.lacking_bodies().collect::<Vec<_>>(),
+            [(Decree(1), value)]
+        );
+        learner.keep(Decree(1), batch);
+        assert_eq!(learner.advance().unwrap().decree, Decree(1));
+        assert_eq!(learner.advance().unwrap().decree, Decree(2));
+        assert_eq!(learner.learned(), Decree(2));
+    }
+
+    #[test]
+    fn a_pull_needs_distinct_learners() {
+        let (mut learner, batch) = learner();
+        assert!(!learner.pulled(NodeId(1), Decree(1), batch.value()));
+        assert!(
+            !learner.pulled(NodeId(1), Decree(1), batch.value()),
+            "the same learner twice is one"
+        );
+        assert!(learner.pulled(NodeId(3), Decree(1), batch.value()));
+    }
+}

@@ -1,0 +1,102 @@
+//! The log of a learner: what was learned lately, for others to pull and for execution to catch up.
+
+use std::collections::VecDeque;
+
+use crate::batch::Batch;
+use crate::types::Decree;
+
+/// Consecutive learned decrees, the newest last, bounded in number and bytes.
+#[derive(Debug)]
+pub struct Log {
+    batches: VecDeque<Batch>,
+    newest: Decree,
+    /// Decrees above this one are needed by the node itself and are never dropped.
+    needed_above: Decree,
+    bytes: usize,
+    decrees_max: usize,
+    bytes_max: usize,
+}
+
+impl Log {
+    /// An empty log with these bounds (decrees, bytes of bodies).
+    #[must_use]
+    pub fn new(decrees_max: usize, bytes_max: usize) -> Log {
+        let batches = VecDeque::new();
+        Log {
+            batches,
+            newest: Decree::NONE,
+            needed_above: Decree::NONE,
+            bytes: 0,
+            decrees_max,
+            bytes_max,
+        }
+    }
+
+    /// Appends the next decree.
+    ///
+    /// # Panics
+    /// If it is not the next one: learners learn in order.
+    pub fn push(&mut self, decree: Decree, batch: Batch) {
+        assert_eq!(decree, self.newest.next(), "a log has no gaps");
+        self.newest = decree;
+        self.bytes += batch.body().len();
+        self.batches.push_back(batch);
+        self.trim();
+    }
+
+    /// The node itself is done with everything up to `decree`: from now on the bounds may drop it.
+    pub fn release(&mut self, decree: Decree) {
+        self.needed_above = self.needed_above.max(decree);
+        self.trim();
+    }
+
+    /// A decree that is still kept.
+    #[must_use]
+    pub fn get(&self, decree: Decree) -> Option<&Batch> {
+        let back = self.newest.0.checked_sub(decree.0)?;
+        let place = (self.batches.len() as u64).checked_sub(back + 1)?;
+        self.batches.get(usize::try_from(place).ok()?)
+    }
+
+    /// The decree below the oldest that is still kept.
+    #[must_use]
+    pub fn base(&self) -> Decree {
+        Decree(self.newest.0 - self.batches.len() as u64)
+    }
+
+    fn trim(&mut self) {
+        while self.batches.len() > self.decrees_max || self.bytes > self.bytes_max {
+            if self.base() >= self.needed_above {
+                return;
+            }
+            let dropped = self
+                .batches
+                .pop_front()
+                .expect("a log above a bound is not empty");
+            self.bytes -= dropped.body().len();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{ClusterId, Epoch};
+    use twostep_crypto::Scope;
+
+    #[test]
+    fn bounded_but_never_below_what_is_needed() {
+        let batch = Batch::noop(&Scope::new(ClusterId([0; 32]), Epoch(0)));
+        let mut log = Log::new(3, usize::MAX);
+        for decree in 1..=5 {
+            log.push(Decree(decree), batch.clone());
+        }
+        assert!(log.get(Decree(1)).is_some(), "nothing was released yet");
+        log.release(Decree(1));
+        assert!(log.get(Decree(1)).is_none());
+        assert!(log.get(Decree(2)).is_some());
+        log.release(Decree(5));
+        assert_eq!(log.base(), Decree(2), "three are kept for others");
+        assert!(log.get(Decree(5)).is_some() && log.get(Decree(6)).is_none());
+    }
+}

@@ -1,0 +1,342 @@
+//! The contract between the protocol and its host: inputs, effects, records, refusals.
+//!
+//! The core computes; the host does I/O. A [`Machine`] is told what happened ([`Input`]) and when, and says
+//! what is to be done ([`Effects`]). It has no socket, clock, thread or randomness of its own, so the same
+//! code runs in the simulator and over real links.
+//!
+//! *Persist, then say* (PROTOCOL.md section 5.5): what rests on a record is sent only after [`Input::Stored`]
+//! has covered the record. A host that keeps nothing on disk answers `Stored` at once; then a restart is a
+//! lost disk.
+//!
+//! The host gives one [`Input::Tick`] after each batch of inputs ("the end of a turn") and whenever
+//! [`Machine::deadline`] has passed. What can be coalesced is sent there: a batch of all bundles that arrived
+//! in the turn, one cumulative acknowledgement. Nothing waits longer than the turn.
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::batch::{Batch, Bundle, Malformed};
+use crate::message::{Certificate, Message};
+use crate::types::{ClientId, Decree, Digest, NodeSet, Party, RecordSeq, Regency, Time, Value};
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A message arrived over an authenticated link.
+    Message {
+        /// Who stands at the other end of the link.
+        from: Party,
+        /// What it says.
+        message: Message<'a>,
+    },
+    /// Every record up to this one is durable.
+    Stored(RecordSeq),
+    /// The host executed a delivered decree. Decrees are executed in order, each once per run.
+    Executed {
+        /// Which one.
+        decree: Decree,
+        /// What became of its requests.
+        replies: &'a Replies,
+        /// The running digest of all results up to this decree.
+        results: Digest,
+    },
+    /// The host looked a retried bundle up in the session table ([`Effects::lookup`]).
+    Found(&'a Replies),
+    /// The journal changed its state.
+    Journal(JournalState),
+    /// The turn ends, or the deadline has passed.
+    Tick,
+}
+
+/// How the journal fares (DESIGN section 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JournalState {
+    /// It keeps up.
+    Ok,
+    /// Syncs take long.
+    Slow,
+    /// No space is left.
+    Full,
+    /// A write or sync failed: what it holds is unknown.
+    Failed,
+}
+
+/// To whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum To {
+    /// These nodes. Never contains the sender: own messages go through the replica's loop-back.
+    Nodes(NodeSet),
+    /// One client, over every link it has to this node.
+    Client(ClientId),
+}
+
+/// What must be durable.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Record<'a> {
+    /// The leader will propose this: before `Propose`.
+    Proposal {
+        /// In which regency.
+        regency: Regency,
+        /// For which decree.
+        decree: Decree,
+        /// What, body included.
+        batch: &'a Batch,
+    },
+    /// The acceptor votes for this: before `Accepted`.
+    Vote {
+        /// In which regency.
+        regency: Regency,
+        /// For which decree.
+        decree: Decree,
+        /// What, body included: after a power cut someone must still have it.
+        batch: &'a Batch,
+    },
+    /// The learner learned this: before a `Checkpoint` at or above it.
+    Learned {
+        /// Which decree.
+        decree: Decree,
+        /// What, body included.
+        batch: &'a Batch,
+    },
+    /// The window moves: before a vote that needs it and before pruning.
+    Low(&'a Certificate),
+}
+
+/// What is to be done. A sink; infallible: the host reserves room before [`Machine::step`] and drops what
+/// retransmission will repair.
+pub trait Effects {
+    /// Send a message.
+    fn send(&mut self, to: To, message: &Message<'_>);
+    /// Make a record durable, then answer [`Input::Stored`].
+    fn store(&mut self, seq: RecordSeq, record: &Record<'_>);
+    /// Execute a decree, then answer [`Input::Executed`]. Contiguous, once per run.
+    fn deliver(&mut self, decree: Decree, batch: &Batch);
+    /// Look the requests of a retried bundle up in the session table; those that were executed are answered
+    /// with [`Input::Found`].
+    fn lookup(&mut self, bundle: &Bundle);
+    /// For metrics and tests.
+    fn observe(&mut self, _event: Event) {}
+}
+
+/// Something that takes inputs and has effects: the [`crate::replica::Replica`], or a strategy that wraps one.
+pub trait Machine {
+    /// Takes one input at a time that never falls.
+    fn step(&mut self, now: Time, input: Input<'_>, fx: &mut dyn Effects);
+    /// When it wants the next [`Input::Tick`] at the latest.
+    fn deadline(&self) -> Option<Time>;
+}
+
+/// Something worth counting or checking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The leader proposed a batch.
+    Proposed {
+        /// For which decree.
+        decree: Decree,
+        /// What.
+        value: Value,
+        /// How many bundles it holds.
+        bundles: u32,
+    },
+    /// The acceptor voted.
+    Voted {
+        /// In which regency.
+        regency: Regency,
+        /// For which decree.
+        decree: Decree,
+        /// For what.
+        value: Value,
+    },
+    /// The learner learned a decree.
+    Learned {
+        /// Which one.
+        decree: Decree,
+        /// What.
+        value: Value,
+        /// How.
+        path: Path,
+    },
+    /// The window moved.
+    Low {
+        /// The newest certified checkpoint.
+        decree: Decree,
+    },
+    /// Something a peer or client said was refused.
+    Refused {
+        /// Who said it.
+        from: Party,
+        /// Why it was refused.
+        why: Refusal,
+    },
+    /// A message was sent again because no answer came in time.
+    SentAgain(Again),
+    /// The results of this learner differ from f+1 equal ones (PROTOCOL.md section 5.4): its state machine is
+    /// not deterministic, or its memory is damaged. It stopped executing and answering.
+    Diverged {
+        /// At which checkpoint.
+        decree: Decree,
+    },
+}
+
+/// What was sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// A proposal.
+    Propose,
+    /// A vote.
+    Accepted,
+    /// A checkpoint.
+    Checkpoint,
+    /// A pull.
+    Pull,
+    /// A fetch.
+    Fetch,
+}
+
+/// How a decree was learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// A learn quorum of equal votes: two steps.
+    Votes,
+    /// Equal answers of other learners.
+    Pull,
+}
+
+/// Why something was refused. Each has a name under which it is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// A batch or bundle is not well-formed.
+    #[error("malformed: {0}")]
+    Malformed(#[from] Malformed),
+    /// The sender does not hold the role that says such things.
+    #[error("the sender does not hold the role for this message")]
+    Role,
+    /// A proposal from somebody who does not lead the regency.
+    #[error("the sender does not lead this regency")]
+    NotLeader,
+    /// A regency below the promised one.
+    #[error("the regency is below the one that was promised")]
+    OldRegency,
+    /// A regency whose plan is not held.
+    #[error("the plan of this regency is not held")]
+    NoPlan,
+    /// A decree that is not open.
+    #[error("the decree is outside the window")]
+    OutsideWindow,
+    /// A second value in one regency.
+    #[error("another value was voted for in this regency")]
+    SecondValue,
+    /// A value that the plan excludes.
+    #[error("the plan binds this decree to another value")]
+    AgainstPlan,
+    /// A body that does not hash to its value.
+    #[error("the body does not hash to the value")]
+    WrongBody,
+    /// A client that the node does not know.
+    #[error("the client is not known here")]
+    UnknownClient,
+    /// A request that its client did not authenticate for this node.
+    #[error("the client's authenticator does not verify")]
+    Unauthentic,
+    /// A bundle from another client than the link's.
+    #[error("the bundle belongs to another client")]
+    ForeignBundle,
+    /// A checkpoint or certificate that does not verify.
+    #[error("the checkpoint does not verify")]
+    BadCheckpoint,
+    /// A body or value that nobody asked for.
+    #[error("nobody asked for this")]
+    Unasked,
+    /// The node lost its disk and abstains from this.
+    #[error("the node abstains since it lost its disk")]
+    Abstaining,
+    /// Too many bundles wait already.
+    #[error("too many bundles wait")]
+    Full,
+    /// A message of the leader change, which this configuration does not take.
+    #[error("leader changes are not enabled")]
+    Election,
+}
+
+impl Refusal {
+    /// The name under which it is counted.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Refusal::Malformed(_) => "malformed",
+            Refusal::Role => "role",
+            Refusal::NotLeader => "not_leader",
+            Refusal::OldRegency => "old_regency",
+            Refusal::NoPlan => "no_plan",
+            Refusal::OutsideWindow => "outside_window",
+            Refusal::SecondValue => "second_value",
+            Refusal::AgainstPlan => "against_plan",
+            Refusal::WrongBody => "wrong_body",
+            Refusal::UnknownClient => "unknown_client",
+            Refusal::Unauthentic => "unauthentic",
+            Refusal::ForeignBundle => "foreign_bundle",
+            Refusal::BadCheckpoint => "bad_checkpoint",
+            Refusal::Unasked => "unasked",
+            Refusal::Abstaining => "abstaining",
+            Refusal::Full => "full",
+            Refusal::Election => "election",
+        }
+    }
+}
+
+/// What became of the requests of one decree, in their order: entries in wire form, grouped by client.
+/// Reused from decree to decree, so it allocates nothing once warm.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Replies {
+    groups: Vec<(ClientId, usize)>,
+    bytes: Vec<u8>,
+}
+
+impl Replies {
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.groups.clear();
+        self.bytes.clear();
+    }
+
+    /// Adds one entry for `client`; entries of one client in a row form a group.
+    pub fn push(&mut self, client: ClientId, reply: &crate::message::Reply<'_>) {
+        crate::wire::write_reply(reply, &mut self.bytes);
+        match self.groups.last_mut() {
+            Some((last, end)) if *last == client => *end = self.bytes.len(),
+            _ => self.groups.push((client, self.bytes.len())),
+        }
+    }
+
+    /// The groups in order, each as the entries of one message to its client.
+    pub fn groups(&self) -> impl Iterator<Item = (ClientId, crate::message::ReplyEntries<'_>)> {
+        let mut start = 0;
+        self.groups.iter().map(move |(client, end)| {
+            let entries = crate::message::ReplyEntries(&self.bytes[start..*end]);
+            start = *end;
+            (*client, entries)
+        })
+    }
+
+    /// All entries in wire form: what the results digest covers.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// The earlier of two optional deadlines.
+#[must_use]
+pub fn earlier(one: Option<Time>, other: Option<Time>) -> Option<Time> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+/// How long to wait before saying something again: T0/4 at first, doubling to T0 (PROTOCOL.md section 3).
+#[must_use]
+pub fn retransmission(t0: Duration, times: u32) -> Duration {
+    (t0 / 4).saturating_mul(1 << times.min(2))
+}

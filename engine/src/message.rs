@@ -1,0 +1,383 @@
+//! Every message, in one table.
+//!
+//! | message | from | to | guarded by | said again |
+//! |---|---|---|---|---|
+//! | `Submit` | client | leader; on retry all proposers and learners | authenticator in the bundle | by the client |
+//! | `Propose` | leader(r) | acceptors, learners | link MAC; the value is the body's digest | every T0/4 until n_l − f acks |
+//! | `Accepted` | acceptor | learners | link MAC | every T0/4 to each learner until its ack or low ≥ d |
+//! | `Replies` | learner | client | link MAC | when the client retries |
+//! | `Ack` | learner | acceptors, proposers | link MAC | with every `Status` |
+//! | `Checkpoint` | learner | all | signature (mode C: link MAC) | every T0/4 until a certificate ≥ c |
+//! | `Certificate` | anyone | who is behind | the signatures inside | when a `Status` shows a lower low |
+//! | `Status` | node | all | link MAC | every T0, idle or not |
+//! | `Pull`, `Fetch` | learner | learners, anyone | link MAC | every T0/4 while there is a gap |
+//! | `Pulled`, `Fetched` | learner, anyone | who asked | link MAC; the body's digest | when asked |
+//! | `Busy` | proposer | client | link MAC | for every refused bundle |
+//! | `Vote` | proposer | proposers | signature | until cur ≥ it |
+//! | `Proof` | anyone | all | the signatures inside | when a `Status` shows a lower cur |
+//! | `Gather` | leader(r) | acceptors | the proof inside | until n − f reports |
+//! | `Report` | acceptor | leader(r) | signature | when gathered again |
+//! | `NewRegency` | leader(r), then anyone | acceptors | the signatures inside | until `plan held` |
+//! | `Denied` | acceptor | proposer | the proof inside | for every stale message, at most once per T0/4 |
+//!
+//! The last six belong to the leader change (PROTOCOL.md sections 3 and 4).
+//! A [`Message`] borrows the receive buffer for its small parts; a body is a counted handle to pooled memory.
+
+use thiserror::Error;
+use twostep_crypto::{Context, Signable, Signature, Signed};
+use twostep_net::pool::Body;
+
+use crate::types::{Decree, Digest, NodeId, Regency, Seq, SessionId, Value};
+
+/// Anything that travels between two parties. See the table at the top of this module.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Message<'a> {
+    /// A client hands over a bundle.
+    Submit {
+        /// The client got no answer in time: learners that executed it answer from the session table.
+        retry: bool,
+        /// One bundle (see [`crate::batch`]), not yet checked.
+        bundle: &'a [u8],
+    },
+    /// The leader proposes a batch.
+    Propose {
+        /// The regency of the leader.
+        regency: Regency,
+        /// For which decree.
+        decree: Decree,
+        /// The digest of the body.
+        value: Value,
+        /// The batch (see [`crate::batch`]), not yet checked.
+        body: Body,
+    },
+    /// An acceptor voted.
+    Accepted {
+        /// In which regency.
+        regency: Regency,
+        /// For which decree.
+        decree: Decree,
+        /// For what.
+        value: Value,
+    },
+    /// A learner has every decree up to this one, bodies included.
+    Ack {
+        /// The highest such decree.
+        learned: Decree,
+    },
+    /// A learner executed up to a multiple of K.
+    Checkpoint(CheckpointClaim),
+    /// Enough equal checkpoints to move the window.
+    Certificate(Certificate),
+    /// Where a node stands.
+    Status(Status),
+    /// A learner asks for decided values.
+    Pull {
+        /// The first decree it lacks.
+        first: Decree,
+        /// How many it asks for.
+        count: u32,
+    },
+    /// The values of consecutive decrees, as far as the answering learner has them.
+    Pulled {
+        /// The decree of the first value.
+        first: Decree,
+        /// The values.
+        values: Values<'a>,
+    },
+    /// A node asks for the body of a value.
+    Fetch {
+        /// Where it is needed.
+        decree: Decree,
+        /// Its digest.
+        value: Value,
+    },
+    /// The body of a value.
+    Fetched {
+        /// Where it was asked for.
+        decree: Decree,
+        /// Its digest.
+        value: Value,
+        /// The batch, not yet checked.
+        body: Body,
+    },
+    /// What became of a client's requests.
+    Replies {
+        /// The regency of the answering learner: f+1 of these tell a client who leads.
+        regency: Regency,
+        /// One entry per request.
+        entries: ReplyEntries<'a>,
+    },
+    /// The leader has no room for a bundle, or the node does not lead.
+    Busy {
+        /// The regency of the answering node.
+        regency: Regency,
+        /// When to try again. Milliseconds.
+        retry_after_ms: u32,
+    },
+    /// A proposer wants this regency or a higher one.
+    Vote(Signed<RegencyVote>),
+    /// A regency is proved.
+    Proof(ProofOfLeadership),
+    /// A new leader asks for reports.
+    Gather {
+        /// Which regency.
+        regency: Regency,
+        /// Why it leads.
+        proof: ProofOfLeadership,
+    },
+    /// An acceptor's votes and its promise.
+    Report(Box<Signed<Report>>),
+    /// A new leader shows what it was told; plans follow from it.
+    NewRegency(Box<NewRegency>),
+    /// An acceptor is in a higher regency.
+    Denied(ProofOfLeadership),
+}
+
+/// Where a node stands; the receiver answers with what is missing (PROTOCOL.md section 3, "Nothing is said only once").
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// The regency it is in.
+    pub regency: Regency,
+    /// Whether it holds the plan of that regency.
+    pub plan_held: bool,
+    /// Whether it lost its disk and so neither votes nor reports.
+    pub abstaining: bool,
+    /// Its newest certified checkpoint.
+    pub low: Decree,
+    /// The highest decree up to which it learned everything, bodies included.
+    pub learned: Decree,
+}
+
+/// What a learner says at a multiple of K (PROTOCOL.md section 5.4). Running digests: O(1) per decree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The decree c.
+    pub decree: Decree,
+    /// The digest of the order up to c.
+    pub chain: Digest,
+    /// The digest of the results up to c: carried and signed, but not compared for the window.
+    pub results: Digest,
+}
+
+impl Signable for Checkpoint {
+    const CONTEXT: Context = Context::Checkpoint;
+    fn write_signable(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.decree.0.to_le_bytes());
+        out.extend_from_slice(&self.chain.0);
+        out.extend_from_slice(&self.results.0);
+    }
+}
+
+/// A checkpoint with the learner that says it. Signed in Byzantine modes; mode C trusts the link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckpointClaim {
+    /// What is said.
+    pub checkpoint: Checkpoint,
+    /// Who says it.
+    pub learner: NodeId,
+    /// The proof; all zero in mode C.
+    pub signature: Signature,
+}
+
+/// Equal (decree, chain) from a checkpoint quorum of learners: transferable, and moves `low`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// The decree c.
+    pub decree: Decree,
+    /// The digest of the order up to c.
+    pub chain: Digest,
+    /// The learners, ascending, with the results that each signed and its signature (all zero in mode C).
+    pub voices: Vec<Voice>,
+}
+
+/// One learner's part of a [`Certificate`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Voice {
+    /// Who.
+    pub learner: NodeId,
+    /// The results that it signed with the rest.
+    pub results: Digest,
+    /// Its signature over the whole checkpoint.
+    pub signature: Signature,
+}
+
+/// A proposer's vote for a regency: it will follow this one or a higher one (PROTOCOL.md section 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RegencyVote {
+    /// The regency.
+    pub regency: Regency,
+}
+
+impl Signable for RegencyVote {
+    const CONTEXT: Context = Context::Vote;
+    fn write_signable(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.regency.0.to_le_bytes());
+    }
+}
+
+/// `Pol(r)`: 2f+1 signed votes of distinct proposers for a regency ≥ r. Empty for regency 0 and in mode C.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ProofOfLeadership {
+    /// The votes, ascending by signer.
+    pub votes: Vec<Signed<RegencyVote>>,
+}
+
+/// An acceptor's statement when it enters a regency: its votes above its low, and the promise never to vote
+/// in a lower regency. Exactly one per (acceptor, regency), ever.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// The regency that it enters.
+    pub regency: Regency,
+    /// Its newest checkpoint certificate; none before the first.
+    pub low: Option<Certificate>,
+    /// Its votes for decrees in `(low, low + W]`, strictly ascending.
+    pub votes: Vec<ReportedVote>,
+}
+
+/// One vote in a [`Report`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReportedVote {
+    /// For which decree.
+    pub decree: Decree,
+    /// In which regency.
+    pub psn: Regency,
+    /// For what.
+    pub value: Value,
+}
+
+/// What a new leader shows to everyone: why it leads, and a voucher of n − f reports of distinct acceptors.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewRegency {
+    /// The regency.
+    pub regency: Regency,
+    /// Why it leads.
+    pub proof: ProofOfLeadership,
+    /// The reports, ascending by signer.
+    pub voucher: Vec<Signed<Report>>,
+}
+
+/// Consecutive values, still in the receive buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Values<'a>(&'a [u8]);
+
+impl<'a> Values<'a> {
+    /// Takes bytes whose length is a multiple of 32.
+    #[must_use]
+    pub fn new(bytes: &'a [u8]) -> Option<Values<'a>> {
+        bytes.len().is_multiple_of(32).then_some(Values(bytes))
+    }
+
+    /// How many values there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len() / 32
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The bytes as they travel.
+    #[must_use]
+    pub fn bytes(&self) -> &'a [u8] {
+        self.0
+    }
+
+    /// The values in order.
+    pub fn iter(&self) -> impl Iterator<Item = Value> + use<'a> {
+        self.0
+            .as_chunks::<32>()
+            .0
+            .iter()
+            .map(|chunk| Value(Digest(*chunk)))
+    }
+}
+
+/// What became of one request. All but the first two say why it was not executed (PROTOCOL.md section 5.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome<'a> {
+    /// It was executed; this is the reply.
+    Executed(&'a [u8]),
+    /// It was executed; this is the digest of the reply, which another learner sends in full.
+    ExecutedDigest(Digest),
+    /// The Open made this session.
+    Opened(SessionId),
+    /// Its number is 64 or more below the largest executed one of the session, and not known to be executed.
+    Stale,
+    /// Its number is more than 64 above the largest executed one of the session.
+    TooFar,
+    /// Another operation was executed under this number.
+    SeqReused,
+    /// The session does not exist: dropped by age or to make room, or never opened.
+    SessionLapsed,
+    /// It was executed, but the reply is no longer kept.
+    ExecutedReplyGone,
+}
+
+/// One entry of `Replies`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply<'a> {
+    /// The session of the request; [`SessionId::NONE`] for an Open.
+    pub session: SessionId,
+    /// The number of the request; the nonce of an Open.
+    pub seq: Seq,
+    /// The decree that executed it, or that ordered and refused it.
+    pub decree: Decree,
+    /// What became of it.
+    pub outcome: Outcome<'a>,
+}
+
+/// Replies, still in the receive buffer; see [`crate::wire`] for the bytes of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplyEntries<'a>(pub(crate) &'a [u8]);
+
+impl<'a> ReplyEntries<'a> {
+    /// Takes bytes; they are checked while they are read (`iter`, in [`crate::wire`]).
+    #[must_use]
+    pub fn new(bytes: &'a [u8]) -> ReplyEntries<'a> {
+        ReplyEntries(bytes)
+    }
+
+    /// The bytes as they travel.
+    #[must_use]
+    pub fn bytes(&self) -> &'a [u8] {
+        self.0
+    }
+}
+
+/// Why bytes are no message: what was expected, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum WireError {
+    /// No message has this tag.
+    #[error("{0} is the tag of no message")]
+    Tag(u8),
+    /// The bytes end too early.
+    #[error("the bytes end in the middle of {0}")]
+    Truncated(&'static str),
+    /// Bytes stand behind the message.
+    #[error("{0} bytes stand behind the message")]
+    Trailing(usize),
+    /// A count or length above what the message can carry.
+    #[error("{what}: {found} is above the limit of {limit}")]
+    Limit {
+        /// Of what.
+        what: &'static str,
+        /// What was found.
+        found: u64,
+        /// What is allowed.
+        limit: u64,
+    },
+    /// A byte that should name a case and does not.
+    #[error("{found} is no {what}")]
+    Case {
+        /// Of what.
+        what: &'static str,
+        /// What was found.
+        found: u8,
+    },
+    /// Entries that should be strictly ascending and are not.
+    #[error("{0} are not strictly ascending")]
+    Order(&'static str),
+}

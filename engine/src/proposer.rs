@@ -1,0 +1,174 @@
+//! The proposer that leads: batches what waits into the next decree.
+//!
+//! | event | rule |
+//! |---|---|
+//! | bundle | it waits, in a bounded queue |
+//! | end of turn | while a pipeline slot is free and something waits: put as much as fits into the next decree, log it, then `Propose` to acceptors and learners |
+//! | T0/4 … T0 | `Propose` again until n_l − f learners acknowledged |
+//! | f+1 learners acknowledge | slots become free |
+//!
+//! There is no timer that waits for a batch to fill: a lone bundle leaves at the end of its turn, and batches
+//! grow only because the pipeline is full (DESIGN section 3). A slot is free while fewer than `in_flight_max`
+//! decrees are proposed and not yet acknowledged by f+1 learners, and the decree is open.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use twostep_crypto::Scope;
+use twostep_net::pool::Pool;
+
+use crate::batch::{Batch, Bundle};
+use crate::configuration::Tuning;
+use crate::machine::{Refusal, earlier, retransmission};
+use crate::types::{Decree, Time, Value};
+use crate::window::{Reset, Window};
+
+/// The state of a proposer that leads.
+#[derive(Debug)]
+pub struct Proposer {
+    waiting: VecDeque<Bundle>,
+    waiting_bytes: usize,
+    /// The highest decree that was proposed.
+    proposed: Decree,
+    slots: Window<Slot>,
+    again_at: Option<Time>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    batch: Option<Batch>,
+    /// When the proposal is to be said again; none until it was said once.
+    again_at: Option<Time>,
+    times: u32,
+}
+
+impl Reset for Slot {
+    fn reset(&mut self) {
+        *self = Slot::default();
+    }
+}
+
+impl Proposer {
+    /// A proposer that has proposed nothing.
+    #[must_use]
+    pub fn new(window: u64) -> Proposer {
+        Proposer {
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            proposed: Decree::NONE,
+            slots: Window::new(Decree::NONE, window, Slot::default),
+            again_at: None,
+        }
+    }
+
+    /// Takes a bundle whose authenticator was checked.
+    ///
+    /// # Errors
+    /// [`Refusal::Full`] if too much waits already; the client is told to come back.
+    pub fn submit(&mut self, bundle: Bundle, tuning: &Tuning) -> Result<(), Refusal> {
+        let bytes = self.waiting_bytes + bundle.len();
+        if self.waiting.len() >= tuning.waiting_bundles_max || bytes > tuning.waiting_bytes_max {
+            return Err(Refusal::Full);
+        }
+        self.waiting_bytes = bytes;
+        self.waiting.push_back(bundle);
+        Ok(())
+    }
+
+    /// How many bundles wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// The highest decree that was proposed.
+    #[must_use]
+    pub fn proposed(&self) -> Decree {
+        self.proposed
+    }
+
+    /// Makes the next batch, if something waits and a slot is free. `progress` is what f+1 learners
+    /// acknowledged. The caller logs the proposal before it says it.
+    pub fn next(
+        &mut self,
+        progress: Decree,
+        in_flight_max: u64,
+        bytes_max: usize,
+        pool: &Pool,
+        scope: &Scope,
+    ) -> Option<(Decree, Batch)> {
+        let decree = self.proposed.next();
+        let free = self.proposed.since(progress) < in_flight_max && self.slots.contains(decree);
+        if self.waiting.is_empty() || !free {
+            return None;
+        }
+        let batch = Batch::assemble(pool, scope, &mut self.waiting, bytes_max);
+        self.waiting_bytes = self.waiting.iter().map(Bundle::len).sum();
+        self.proposed = decree;
+        let slot = self.slots.get_mut(decree).expect("the decree is open");
+        *slot = Slot {
+            batch: Some(batch.clone()),
+            again_at: None,
+            times: 0,
+        };
+        Some((decree, batch))
+    }
+
+    /// The proposal was said for the first time.
+    pub fn said(&mut self, decree: Decree, now: Time, t0: Duration) {
+        if let Some(slot) = self.slots.get_mut(decree) {
+            slot.again_at = Some(now + retransmission(t0, 0));
+            self.again_at = earlier(self.again_at, slot.again_at);
+        }
+    }
+
+    /// When [`Proposer::say_again`] is due.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Time> {
+        self.again_at
+    }
+
+    /// Gives every proposal that is due. Those up to `acknowledged`, which n_l − f learners reached, are done.
+    pub fn say_again(
+        &mut self,
+        now: Time,
+        t0: Duration,
+        acknowledged: Decree,
+        mut say: impl FnMut(Decree, &Batch),
+    ) {
+        let mut next = None;
+        for decree in self.slots.decrees() {
+            let slot = self.slots.get_mut(decree).expect("a decree of the window");
+            let (Some(batch), Some(at)) = (&slot.batch, slot.again_at) else {
+                continue;
+            };
+            if decree <= acknowledged {
+                slot.again_at = None;
+                continue;
+            }
+            if at <= now {
+                say(decree, batch);
+                slot.times = slot.times.saturating_add(1);
+                slot.again_at = Some(now + retransmission(t0, slot.times));
+            }
+            next = earlier(next, slot.again_at);
+        }
+        self.again_at = next;
+    }
+
+    /// A body that it proposed.
+    #[must_use]
+    pub fn body(&self, decree: Decree, value: Value) -> Option<&Batch> {
+        self.slots
+            .get(decree)?
+            .batch
+            .as_ref()
+            .filter(|batch| batch.value() == value)
+    }
+
+    /// Moves the window up to a certified checkpoint.
+    pub fn advance(&mut self, low: Decree) {
+        self.slots.advance(low);
+        self.proposed = self.proposed.max(low);
+    }
+}
