@@ -215,6 +215,14 @@ impl Acceptor {
         }
     }
 
+    /// Whether the vote for an open decree was said: it is durable and may be repeated to whoever asks.
+    #[must_use]
+    pub fn has_said(&self, decree: Decree) -> bool {
+        self.slots
+            .get(decree)
+            .is_some_and(|slot| slot.again_at.is_some())
+    }
+
     /// When [`Acceptor::say_again`] is due.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {

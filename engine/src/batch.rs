@@ -391,6 +391,26 @@ impl Batch {
         &self.body
     }
 
+    /// How many bundles there are.
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        Reader { rest: &self.body }
+            .u32("body")
+            .expect("a batch was checked when it was made")
+    }
+
+    /// How many bytes its bundles take.
+    #[must_use]
+    pub fn bundles_len(&self) -> usize {
+        self.body.len() - BODY_HEADER
+    }
+
+    /// Whether this is a batch of nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// The bundles in order.
     pub fn bundles(&self) -> impl Iterator<Item = BundleView<'_>> {
         let mut reader = Reader { rest: &self.body };

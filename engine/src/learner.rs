@@ -25,6 +25,7 @@ pub struct Learner {
     slots: Window<Slot>,
     log: Log,
     chain: Digest,
+    highest_decided: Decree,
     scope: Scope,
     learn_quorum: usize,
     pull_quorum: usize,
@@ -80,6 +81,7 @@ impl Learner {
             slots: Window::new(Decree::NONE, window, slot),
             log,
             chain: Digest::ZERO,
+            highest_decided: Decree::NONE,
             scope: scope.clone(),
             learn_quorum: quorums.0,
             pull_quorum: quorums.1,
@@ -134,6 +136,7 @@ impl Learner {
             .count();
         if equal >= quorum {
             slot.decided = Some((value, Path::Votes));
+            self.highest_decided = self.highest_decided.max(decree);
         }
         equal >= quorum
     }
@@ -159,6 +162,7 @@ impl Learner {
             .count();
         if equal >= quorum {
             slot.decided = Some((value, Path::Pull));
+            self.highest_decided = self.highest_decided.max(decree);
         }
         equal >= quorum
     }
@@ -174,6 +178,18 @@ impl Learner {
                 (None, Some(batch)) => batch.value() != value,
                 (None, None) => true,
             })
+    }
+
+    /// Whether a decree is decided for this value and its body is not held.
+    #[must_use]
+    pub fn lacks_body(&self, decree: Decree, value: Value) -> bool {
+        self.slots.get(decree).is_some_and(|slot| {
+            let held = slot
+                .batch
+                .as_ref()
+                .is_some_and(|batch| batch.value() == value);
+            slot.decided.is_some_and(|(decided, _)| decided == value) && !held
+        })
     }
 
     /// Keeps a body for an open decree. A second one before the decision replaces the first.
@@ -196,14 +212,10 @@ impl Learner {
         })
     }
 
-    /// Whether some open decree is decided already: if the next one is not learned, there is a gap below it.
+    /// The highest decree that was ever decided here: if it is above what is learned, there is a gap.
     #[must_use]
-    pub fn decided_above(&self) -> bool {
-        self.slots.decrees().any(|decree| {
-            self.slots
-                .get(decree)
-                .is_some_and(|slot| slot.decided.is_some())
-        })
+    pub fn highest_decided(&self) -> Decree {
+        self.highest_decided
     }
 
     /// The learners that answered a pull with this value, for a fetch.
@@ -238,6 +250,11 @@ impl Learner {
     #[must_use]
     pub fn log(&self) -> &Log {
         &self.log
+    }
+
+    /// Everything up to `decree` was executed here: the log's bounds may drop it.
+    pub fn release(&mut self, decree: Decree) {
+        self.log.release(decree);
     }
 
     /// A body that it holds: learned, or kept for an open decree.

@@ -35,6 +35,7 @@ pub mod message;
 pub mod peers;
 pub mod proposer;
 pub mod quorum;
+pub mod replica;
 pub mod state_machine;
 pub mod types;
 pub mod window;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::configuration::Configuration;
 use crate::message::Status;
-use crate::types::{Decree, NodeId, NodeSet, Time};
+use crate::types::{NodeId, NodeSet, Time};
 
 /// One entry per node of the configuration.
 #[derive(Debug)]
@@ -77,25 +77,6 @@ impl Peers {
             .iter()
             .enumerate()
             .all(|(node, peer)| node == me || peer.heard_at.is_some())
-    }
-
-    /// The highest `learned` that `count` of these nodes have said, this node aside.
-    #[must_use]
-    pub fn learned_by(&self, nodes: NodeSet, count: usize) -> Decree {
-        let mut learned: Vec<Decree> = Vec::with_capacity(self.peers.len());
-        learned.extend(
-            nodes
-                .iter()
-                .filter(|node| *node != self.me)
-                .filter_map(|node| self.last(node))
-                .map(|(status, _)| status.learned),
-        );
-        learned.sort_unstable_by(|one, other| other.cmp(one));
-        count
-            .checked_sub(1)
-            .and_then(|place| learned.get(place))
-            .copied()
-            .unwrap_or_default()
     }
 
     /// Whether every quorum answers, judged by what was heard within the last 3·T0. `abstaining` is this node's own state.

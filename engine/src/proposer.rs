@@ -103,7 +103,7 @@ impl Proposer {
             return None;
         }
         let batch = Batch::assemble(pool, scope, &mut self.waiting, bytes_max);
-        self.waiting_bytes = self.waiting.iter().map(Bundle::len).sum();
+        self.waiting_bytes -= batch.bundles_len();
         self.proposed = decree;
         let slot = self.slots.get_mut(decree).expect("the decree is open");
         *slot = Slot {
