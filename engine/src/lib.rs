@@ -32,6 +32,7 @@ pub mod learner;
 pub mod log;
 pub mod machine;
 pub mod message;
+pub mod node;
 pub mod peers;
 pub mod proposer;
 pub mod quorum;

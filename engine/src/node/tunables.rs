@@ -1,0 +1,288 @@
+//! Everything that a node may choose for itself, defined once: the TOML key, the `TWOSTEP_*` variable and the flag
+//! of a tunable come from its one line in the table below.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::configuration::{Limits, Tuning};
+
+/// One line per tunable: name, type, default, unit in `--help`, meaning.
+macro_rules! tunables {
+    ($($name:ident: $type:ty = $default:expr, $unit:literal, $help:literal;)*) => {
+        /// What a node may choose for itself; see [`TUNABLES`] for flags, variables and keys.
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct NodeOptions {
+            $(#[doc = $help] pub $name: $type,)*
+        }
+
+        impl Default for NodeOptions {
+            fn default() -> NodeOptions {
+                NodeOptions { $($name: $default,)* }
+            }
+        }
+
+        /// The table of all tunables.
+        pub const TUNABLES: &[Tunable] = &[
+            $(Tunable {
+                key: stringify!($name),
+                unit: $unit,
+                help: $help,
+                show: |options| options.$name.show(),
+                set: |options, text| {
+                    options.$name = Setting::read(text)?;
+                    Ok(())
+                },
+            },)*
+        ];
+    };
+}
+
+tunables! {
+    listen: Option<SocketAddr> = None, "ADDR", "Address to listen on for peers and clients; its address in the cluster file if not given";
+    t0_ms: u64 = 500, "MS", "T0, the unit of every time-out and retransmission; about ten round trips of the network";
+    in_flight: u64 = 16, "DECREES", "Decrees that the leader proposes before f+1 learners acknowledged the first of them";
+    waiting_bundles: usize = 16_384, "BUNDLES", "Bundles that may wait at the leader; beyond it clients are told `busy`";
+    waiting_bytes: usize = 64 << 20, "BYTES", "Bytes of bundles that may wait at the leader";
+    log_decrees: usize = 32_768, "DECREES", "Decrees that a learner keeps for others to pull";
+    log_bytes: usize = 256 << 20, "BYTES", "Bytes of bodies that a learner keeps for others to pull";
+    pool_bytes: usize = 512 << 20, "BYTES", "Free buffers that the node keeps for reuse; at least the window times the largest body";
+    state_machine: StateMachineKind = StateMachineKind::KeyValue, "NAME", "What is replicated: `key-value`, or `null`, which does nothing (for measurements)";
+    session_table: bool = true, "BOOL", "Execute a request once however often it is ordered; `false` shows what happens without, at every node or at none";
+    durability: Durability = Durability::Memory, "MODE", "`memory`: nothing is kept on disk, a restarted node only learns, and a power cut of more than f nodes loses the order";
+    spin_us: u64 = 0, "US", "Look for work so long before sleeping; only where every node has a core of its own";
+    busy_poll: bool = false, "BOOL", "Never sleep; only where every node has a core of its own";
+    pin_core: Option<usize> = None, "CORE", "Pin the loop to this core; not pinned if not given";
+    faults: bool = false, "BOOL", "Let the control socket inject faults (`fault` requests): for tests only";
+    log_filter: String = "info".to_owned(), "FILTER", "What is logged, as a filter of the tracing crate, for example `warn,twostep_net=debug`";
+}
+
+/// One tunable: how it is called, what it means, how it is set.
+pub struct Tunable {
+    /// The key in the TOML file; flag and variable are made from it.
+    pub key: &'static str,
+    /// The unit or kind of its value, for `--help`.
+    pub unit: &'static str,
+    /// What it means.
+    pub help: &'static str,
+    /// Its value as text.
+    pub show: fn(&NodeOptions) -> String,
+    /// Sets it from text; the error says what was expected.
+    pub set: fn(&mut NodeOptions, &str) -> Result<(), String>,
+}
+
+impl Tunable {
+    /// The flag without its dashes: `t0-ms`.
+    #[must_use]
+    pub fn flag(&self) -> String {
+        self.key.replace('_', "-")
+    }
+
+    /// The environment variable: `TWOSTEP_T0_MS`.
+    #[must_use]
+    pub fn variable(&self) -> String {
+        format!("TWOSTEP_{}", self.key.to_uppercase())
+    }
+
+    /// The tunable with this key.
+    #[must_use]
+    pub fn named(key: &str) -> Option<&'static Tunable> {
+        TUNABLES.iter().find(|tunable| tunable.key == key)
+    }
+
+    /// Its default as text; empty if there is none.
+    #[must_use]
+    pub fn default_text(&self) -> String {
+        (self.show)(&NodeOptions::default())
+    }
+}
+
+/// The state machines that the `twostep` command has on board.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateMachineKind {
+    /// The key-value store.
+    KeyValue,
+    /// Does nothing, answers with an empty reply.
+    Null,
+}
+
+/// What survives a crash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Nothing.
+    Memory,
+}
+
+impl NodeOptions {
+    /// The part that the replica takes.
+    #[must_use]
+    pub fn tuning(&self) -> Tuning {
+        Tuning {
+            t0: Duration::from_millis(self.t0_ms),
+            in_flight_max: self.in_flight,
+            waiting_bundles_max: self.waiting_bundles,
+            waiting_bytes_max: self.waiting_bytes,
+            log_decrees_max: self.log_decrees,
+            log_bytes_max: self.log_bytes,
+        }
+    }
+
+    /// Checks the bounds, also against the limits that the cluster shares.
+    ///
+    /// # Errors
+    /// Names the key, its bound and what to do.
+    pub fn check(&self, limits: &Limits) -> Result<(), String> {
+        let window = usize::try_from(limits.window).unwrap_or(usize::MAX);
+        let bodies = window.saturating_mul(limits.body_bytes_max as usize);
+        let body = limits.body_bytes_max as usize;
+        within("t0_ms", self.t0_ms, 5, 3_600_000)?;
+        within("in_flight", self.in_flight, 1, limits.window)?;
+        within("waiting_bundles", self.waiting_bundles, 1, 1 << 24)?;
+        within("waiting_bytes", self.waiting_bytes, body, 1 << 40)?;
+        within("log_decrees", self.log_decrees, window, 1 << 30)?;
+        within("log_bytes", self.log_bytes, body, 1 << 44)?;
+        within("spin_us", self.spin_us, 0, 10_000)?;
+        if self.pool_bytes < bodies {
+            return Err(format!(
+                "pool_bytes = {} is below {bodies}, the {window} open decrees times the largest body of {body} bytes; \
+                 raise it, or make a cluster with a smaller window or body_bytes_max",
+                self.pool_bytes
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn within<T: PartialOrd + Display + Copy>(key: &str, value: T, least: T, most: T) -> Result<(), String> {
+    if value < least || value > most {
+        return Err(format!("{key} = {value}: expected {least} to {most}"));
+    }
+    Ok(())
+}
+
+/// A value that has a form as text.
+trait Setting: Sized {
+    fn read(text: &str) -> Result<Self, String>;
+    fn show(&self) -> String;
+}
+
+macro_rules! plain_settings {
+    ($($type:ty: $expected:literal;)*) => {
+        $(impl Setting for $type {
+            fn read(text: &str) -> Result<Self, String> {
+                <$type>::from_str(text).map_err(|_| format!("expected {}, found \"{text}\"", $expected))
+            }
+            fn show(&self) -> String {
+                self.to_string()
+            }
+        })*
+    };
+}
+
+plain_settings! {
+    u64: "a whole number";
+    usize: "a whole number";
+    bool: "true or false";
+    String: "text";
+    SocketAddr: "an address such as 127.0.0.1:27100";
+}
+
+impl<T: Setting> Setting for Option<T> {
+    fn read(text: &str) -> Result<Self, String> {
+        T::read(text).map(Some)
+    }
+    fn show(&self) -> String {
+        self.as_ref().map_or(String::new(), Setting::show)
+    }
+}
+
+impl Setting for StateMachineKind {
+    fn read(text: &str) -> Result<Self, String> {
+        match text {
+            "key-value" => Ok(StateMachineKind::KeyValue),
+            "null" => Ok(StateMachineKind::Null),
+            _ => Err(format!("expected key-value or null, found \"{text}\"")),
+        }
+    }
+    fn show(&self) -> String {
+        match self {
+            StateMachineKind::KeyValue => "key-value",
+            StateMachineKind::Null => "null",
+        }
+        .to_owned()
+    }
+}
+
+impl Setting for Durability {
+    fn read(text: &str) -> Result<Self, String> {
+        match text {
+            "memory" => Ok(Durability::Memory),
+            "sync" => {
+                Err("this version keeps nothing on disk yet; only memory is possible".to_owned())
+            }
+            _ => Err(format!("expected memory, found \"{text}\"")),
+        }
+    }
+    fn show(&self) -> String {
+        "memory".to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_reads_back_and_passes_the_check() {
+        let mut options = NodeOptions::default();
+        for tunable in TUNABLES {
+            let text = tunable.default_text();
+            if !text.is_empty() {
+                (tunable.set)(&mut options, &text)
+                    .unwrap_or_else(|error| panic!("{}: {error}", tunable.key));
+            }
+        }
+        assert_eq!(options, NodeOptions::default());
+        options.check(&Limits::default()).unwrap();
+        assert_eq!(
+            options.tuning(),
+            Tuning::default(),
+            "one default for library and command"
+        );
+    }
+
+    #[test]
+    fn keys_flags_and_variables_are_one_definition() {
+        let t0 = Tunable::named("t0_ms").unwrap();
+        assert_eq!(
+            (t0.flag().as_str(), t0.variable().as_str()),
+            ("t0-ms", "TWOSTEP_T0_MS")
+        );
+        let mut options = NodeOptions::default();
+        (t0.set)(&mut options, "250").unwrap();
+        assert_eq!(options.t0_ms, 250);
+        assert_eq!(
+            (t0.set)(&mut options, "soon").unwrap_err(),
+            "expected a whole number, found \"soon\""
+        );
+    }
+
+    #[test]
+    fn bounds_name_the_key() {
+        let check = |options: &NodeOptions| options.check(&Limits::default()).unwrap_err();
+        let options = NodeOptions {
+            in_flight: 0,
+            ..NodeOptions::default()
+        };
+        assert_eq!(check(&options), "in_flight = 0: expected 1 to 256");
+        let options = NodeOptions {
+            pool_bytes: 1 << 20,
+            ..NodeOptions::default()
+        };
+        assert!(
+            check(&options)
+                .starts_with("pool_bytes = 1048576 is below 268435456, the 256 open decrees")
+        );
+    }
+}
