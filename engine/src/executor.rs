@@ -1,0 +1,299 @@
+//! Execution: what is decided is applied to the state machine, in decree order, each request once.
+//!
+//! ```text
+//! deliver(d, batch) → Executor::execute → per request: session table → StateMachine::execute → reply
+//!                                       → Replies (one entry per request, in order), results digest
+//! ```
+//!
+//! Everything here is a function of the ordered batches, so all learners get the same replies and digests:
+//! `results_d = H(results_{d−1} ‖ d ‖ reply entries of d)`, the start being 32 zeroes (PROTOCOL.md section
+//! 5.4). It costs one pass over the replies of a decree, never over the state.
+//!
+//! A reply above the configuration's `reply_bytes_max` is not sent: the operation was executed and cannot be
+//! undone, so the client is told `ExecutedReplyGone`, now and on every repeat.
+
+use twostep_crypto::{Context as DigestContext, Scope};
+
+use crate::batch::{Batch, Bundle, Request, RequestKind};
+use crate::configuration::Configuration;
+use crate::machine::Replies;
+use crate::message::{Outcome, Reply};
+use crate::session::{SessionTable, Verdict};
+use crate::state_machine::{Context, StateMachine};
+use crate::types::{ClientId, Decree, Digest, SessionId};
+
+/// What the execution of one decree gave; [`crate::machine::Input::Executed`] takes it.
+#[derive(Clone, Copy, Debug)]
+pub struct Executed<'a> {
+    /// One entry per request of the batch, in its order.
+    pub replies: &'a Replies,
+    /// The running digest of all replies up to this decree.
+    pub results: Digest,
+}
+
+/// A state machine with the session table in front of it. See the [module](self).
+#[derive(Debug)]
+pub struct Executor<S: StateMachine> {
+    machine: S,
+    sessions: SessionTable,
+    scope: Scope,
+    reply_bytes_max: usize,
+    duplicates: Duplicates,
+    executed: Decree,
+    results: Digest,
+    /// Reused from decree to decree, as the two below from request to request.
+    replies: Replies,
+    found: Replies,
+    reply: Vec<u8>,
+}
+
+/// What happens to a request that is ordered a second time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Duplicates {
+    Suppressed,
+    Executed,
+}
+
+impl<S: StateMachine> Executor<S> {
+    /// Puts `machine`, in its first state, behind an empty session table.
+    #[must_use]
+    pub fn new(configuration: &Configuration, machine: S) -> Executor<S> {
+        Executor {
+            machine,
+            sessions: SessionTable::new(configuration.limits()),
+            scope: configuration.scope(),
+            reply_bytes_max: configuration.limits().reply_bytes_max as usize,
+            duplicates: Duplicates::Suppressed,
+            executed: Decree::NONE,
+            results: Digest::ZERO,
+            replies: Replies::default(),
+            found: Replies::default(),
+            reply: Vec::new(),
+        }
+    }
+
+    /// An executor that executes every ordered operation, also a repeated, stale or foreign one: the way to see
+    /// what the session table prevents. Opens are answered as ever, so that clients run unchanged. For
+    /// demonstrations and tests of checkers; a cluster that runs so executes retried operations twice.
+    #[must_use]
+    pub fn without_sessions(configuration: &Configuration, machine: S) -> Executor<S> {
+        Executor {
+            duplicates: Duplicates::Executed,
+            ..Executor::new(configuration, machine)
+        }
+    }
+
+    /// Executes the batch of the next decree.
+    ///
+    /// # Panics
+    /// If `decree` is not the one after [`Executor::executed`]: a gap would be silent divergence.
+    pub fn execute(&mut self, decree: Decree, batch: &Batch) -> Executed<'_> {
+        assert_eq!(
+            decree,
+            self.executed.next(),
+            "decrees are executed in order, each once"
+        );
+        self.replies.clear();
+        self.sessions.begin(decree);
+        let mut index = 0;
+        for bundle in batch.bundles() {
+            for request in bundle.requests() {
+                match request.kind {
+                    RequestKind::Open => {
+                        self.open(bundle.client, &request, SessionId { decree, index });
+                    }
+                    RequestKind::Operation => self.apply(bundle.client, &request, decree),
+                }
+                index += 1;
+            }
+        }
+        self.executed = decree;
+        let mut hasher = self.scope.hasher(DigestContext::Results);
+        hasher
+            .update(&self.results.0)
+            .update(&decree.0.to_le_bytes())
+            .update(self.replies.bytes());
+        self.results = hasher.finish();
+        Executed {
+            replies: &self.replies,
+            results: self.results,
+        }
+    }
+
+    /// Answers those requests of a retried bundle that were executed already, as they were answered then; none
+    /// if there is no such request. Changes nothing that is replicated.
+    pub fn lookup(&mut self, bundle: &Bundle) -> Option<&Replies> {
+        self.found.clear();
+        let view = bundle.view();
+        for request in view.requests() {
+            let Request {
+                session,
+                seq,
+                operation,
+                ..
+            } = request;
+            match request.kind {
+                RequestKind::Open => {
+                    if let Some(id) = self.sessions.opened(view.client, seq) {
+                        let outcome = Outcome::Opened(id);
+                        self.found.push(
+                            view.client,
+                            &Reply {
+                                session,
+                                seq,
+                                decree: id.decree,
+                                outcome,
+                            },
+                        );
+                    }
+                }
+                RequestKind::Operation => {
+                    let digest = self.scope.digest(DigestContext::Operation, operation);
+                    if let Some((decree, outcome)) =
+                        self.sessions.recall(view.client, session, seq, &digest)
+                    {
+                        self.found.push(
+                            view.client,
+                            &Reply {
+                                session,
+                                seq,
+                                decree,
+                                outcome,
+                            },
+                        );
+                    }
+                }
+            }
+        }
+        (!self.found.bytes().is_empty()).then_some(&self.found)
+    }
+
+    /// The state machine, to be asked.
+    #[must_use]
+    pub fn machine(&self) -> &S {
+        &self.machine
+    }
+
+    /// The session table.
+    #[must_use]
+    pub fn sessions(&self) -> &SessionTable {
+        &self.sessions
+    }
+
+    /// The newest executed decree.
+    #[must_use]
+    pub fn executed(&self) -> Decree {
+        self.executed
+    }
+
+    /// The running digest of all replies up to [`Executor::executed`].
+    #[must_use]
+    pub fn results(&self) -> Digest {
+        self.results
+    }
+
+    /// A digest of the session table and the state, equal at learners that executed the same decrees. It reads
+    /// all of both: not for the common path.
+    #[must_use]
+    pub fn state_digest(&self) -> Digest {
+        let mut hasher = self.scope.hasher(DigestContext::State);
+        self.sessions.write_canonical(|bytes| {
+            hasher.update(bytes);
+        });
+        hasher.update(&self.machine.digest().0).finish()
+    }
+
+    fn open(&mut self, client: ClientId, request: &Request<'_>, id: SessionId) {
+        let opened = self.sessions.open(client, request.seq, id);
+        let outcome = Outcome::Opened(opened);
+        let reply = Reply {
+            session: request.session,
+            seq: request.seq,
+            decree: opened.decree,
+            outcome,
+        };
+        self.replies.push(client, &reply);
+    }
+
+    fn apply(&mut self, client: ClientId, request: &Request<'_>, decree: Decree) {
+        let Request {
+            session,
+            seq,
+            operation,
+            ..
+        } = *request;
+        let context = Context {
+            decree,
+            client,
+            session,
+            seq,
+        };
+        if self.duplicates == Duplicates::Executed {
+            let outcome = run(
+                &mut self.machine,
+                &context,
+                operation,
+                &mut self.reply,
+                self.reply_bytes_max,
+            );
+            self.replies.push(
+                client,
+                &Reply {
+                    session,
+                    seq,
+                    decree,
+                    outcome,
+                },
+            );
+            return;
+        }
+        let digest = self.scope.digest(DigestContext::Operation, operation);
+        let (decree, outcome) = match self.sessions.judge(client, session, seq, &digest) {
+            Verdict::Execute(ticket) => {
+                let outcome = run(
+                    &mut self.machine,
+                    &context,
+                    operation,
+                    &mut self.reply,
+                    self.reply_bytes_max,
+                );
+                let kept = if let Outcome::Executed(reply) = outcome {
+                    Some(reply)
+                } else {
+                    None
+                };
+                self.sessions.record(ticket, decree, &digest, kept);
+                (decree, outcome)
+            }
+            Verdict::Repeat { decree, outcome } => (decree, outcome),
+            Verdict::Refuse(outcome) => (decree, outcome),
+        };
+        self.replies.push(
+            client,
+            &Reply {
+                session,
+                seq,
+                decree,
+                outcome,
+            },
+        );
+    }
+}
+
+fn run<'a>(
+    machine: &mut impl StateMachine,
+    context: &Context,
+    operation: &[u8],
+    reply: &'a mut Vec<u8>,
+    reply_bytes_max: usize,
+) -> Outcome<'a> {
+    reply.clear();
+    machine.execute(context, operation, reply);
+    if reply.len() > reply_bytes_max {
+        // Only the excess is given back: what replies may need again stays allocated.
+        reply.clear();
+        reply.shrink_to(reply_bytes_max);
+        return Outcome::ExecutedReplyGone;
+    }
+    Outcome::Executed(reply)
+}

@@ -1,0 +1,344 @@
+//! The replicated session table: each request of a client is executed exactly once, however often it is ordered.
+//!
+//! Leaders may order a request twice (a retry, a leader change, malice): duplicates are legal in a batch. What
+//! makes the second one harmless is this table, which every learner keeps and which is a pure function of the
+//! ordered batches: no clock, no hash order, no accounting by allocated capacity (PROTOCOL.md section 5.1).
+//!
+//! ```text
+//! session id = (decree, index) of its Open          never used again
+//! per session: client, nonce of the Open, largest executed seq, one bit for each of the 64 seqs up to it,
+//!              and per executed seq: digest of the operation, decree, reply
+//! ```
+//!
+//! | an ordered request | becomes |
+//! |---|---|
+//! | Open with a (client, nonce) that has a session | that session again, with its decree |
+//! | Open, otherwise | a new session; when the table is full the longest idle one makes room |
+//! | unknown session, or one of another client | `SessionLapsed` |
+//! | seq 0, or seq ≤ max − 64 | `Stale` |
+//! | seq > max + 64 | `TooFar` |
+//! | executed before, with the same operation | its stored reply, with the decree that executed it |
+//! | executed before, with another operation | `SeqReused` |
+//! | anything else | is executed |
+//!
+//! *Bounds.* A session that executed nothing in `session_decrees` whole decrees is dropped at the start of the
+//! next. The longest idle session is the one whose last execution (or Open) lies furthest back in the order, by
+//! decree and then by position in the batch, so there are no ties. Replies that a session keeps stay below
+//! `session_reply_bytes_max`: the replies to its smallest seqs go first. All replies together stay below
+//! `reply_bytes_total_max`: the longest idle session that keeps any gives up all of its own. A request whose
+//! reply is gone is still not executed again; it is answered `ExecutedReplyGone`.
+//!
+//! *Cost.* A run of requests of one session finds it at once, another one in O(log sessions). In steady state
+//! nothing is allocated per request: replies live in one buffer per session.
+
+mod history;
+mod recency;
+
+use std::collections::BTreeMap;
+
+use crate::configuration::Limits;
+use crate::message::Outcome;
+use crate::types::{ClientId, Decree, Digest, Seq, SessionId};
+
+use history::{Found, History};
+use recency::Recency;
+
+/// How many seqs below the largest executed one are told apart; also how far ahead of it a client may run.
+pub const SEQS: u64 = history::ENTRIES as u64;
+
+/// What the table says about an ordered request.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict<'a> {
+    /// Execute it, then [`SessionTable::record`] its reply.
+    Execute(Ticket),
+    /// It was executed before; answer this.
+    Repeat {
+        /// The decree that executed it.
+        decree: Decree,
+        /// [`Outcome::Executed`] or [`Outcome::ExecutedReplyGone`].
+        outcome: Outcome<'a>,
+    },
+    /// Do not execute it; answer this.
+    Refuse(Outcome<'static>),
+}
+
+/// The permission to execute one request, to be handed back with its reply.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a request that was executed must be recorded, or it is executed again"]
+pub struct Ticket {
+    slot: u32,
+    session: SessionId,
+    seq: Seq,
+}
+
+/// Who has a session, and what became of its latest requests. See the [module](self).
+#[derive(Debug)]
+pub struct SessionTable {
+    sessions_max: usize,
+    idle_decrees_max: u64,
+    session_reply_bytes_max: usize,
+    reply_bytes_total_max: u64,
+    /// Slots of open and of closed sessions; the closed ones are listed in `free`.
+    sessions: Vec<Session>,
+    free: Vec<u32>,
+    by_id: BTreeMap<SessionId, u32>,
+    by_open: BTreeMap<(ClientId, Seq), u32>,
+    /// All open sessions by their last execution.
+    idle: Recency,
+    /// Those that keep replies, in the same order.
+    keeping: Recency,
+    reply_bytes: u64,
+    /// Where the last request was found: the next one is likely of the same session.
+    last: u32,
+}
+
+#[derive(Debug)]
+struct Session {
+    id: SessionId,
+    client: ClientId,
+    nonce: Seq,
+    /// The decree of the last execution, at first that of the Open.
+    active: Decree,
+    history: History,
+}
+
+impl SessionTable {
+    /// An empty table with the cluster's limits.
+    #[must_use]
+    pub fn new(limits: &Limits) -> SessionTable {
+        SessionTable {
+            sessions_max: limits.sessions_max as usize,
+            idle_decrees_max: limits.session_decrees,
+            session_reply_bytes_max: limits.session_reply_bytes_max as usize,
+            reply_bytes_total_max: limits.reply_bytes_total_max,
+            sessions: Vec::new(),
+            free: Vec::new(),
+            by_id: BTreeMap::new(),
+            by_open: BTreeMap::new(),
+            idle: Recency::default(),
+            keeping: Recency::default(),
+            reply_bytes: 0,
+            last: 0,
+        }
+    }
+
+    /// How many sessions are open.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Whether no session is open.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// How many bytes of replies are kept.
+    #[must_use]
+    pub fn reply_bytes(&self) -> u64 {
+        self.reply_bytes
+    }
+
+    /// Starts a decree: drops every session that executed nothing for too long. Expiry happens here and nowhere
+    /// else, so that it happens at the same decree at every learner.
+    pub fn begin(&mut self, decree: Decree) {
+        while let Some(slot) = self.idle.oldest() {
+            if decree.since(self.session(slot).active) <= self.idle_decrees_max {
+                break;
+            }
+            self.close(slot);
+        }
+    }
+
+    /// Opens the session `id` for `client`, or finds the one that the same Open made before.
+    pub fn open(&mut self, client: ClientId, nonce: Seq, id: SessionId) -> SessionId {
+        if let Some(opened) = self.opened(client, nonce) {
+            return opened;
+        }
+        if self.by_id.len() == self.sessions_max {
+            let slot = self
+                .idle
+                .oldest()
+                .expect("a full table has a longest idle session");
+            self.close(slot);
+        }
+        let session = Session {
+            id,
+            client,
+            nonce,
+            active: id.decree,
+            history: History::default(),
+        };
+        let slot = if let Some(slot) = self.free.pop() {
+            self.sessions[slot as usize] = session;
+            slot
+        } else {
+            self.sessions.push(session);
+            u32::try_from(self.sessions.len() - 1).expect("sessions_max fits 32 bits")
+        };
+        let before = self.by_id.insert(id, slot);
+        assert!(
+            before.is_none(),
+            "a position in the order opens one session"
+        );
+        self.by_open.insert((client, nonce), slot);
+        self.idle.touch(slot);
+        id
+    }
+
+    /// The session that an Open of `client` with `nonce` made, if it still exists.
+    #[must_use]
+    pub fn opened(&self, client: ClientId, nonce: Seq) -> Option<SessionId> {
+        self.by_open
+            .get(&(client, nonce))
+            .map(|slot| self.session(*slot).id)
+    }
+
+    /// What is to be done with an ordered request. `operation` is the digest of what it asks for.
+    pub fn judge(
+        &mut self,
+        client: ClientId,
+        session: SessionId,
+        seq: Seq,
+        operation: &Digest,
+    ) -> Verdict<'_> {
+        let Some(slot) = self.find(client, session) else {
+            return Verdict::Refuse(Outcome::SessionLapsed);
+        };
+        self.last = slot;
+        match self.session(slot).history.find(seq, operation) {
+            Found::New => Verdict::Execute(Ticket { slot, session, seq }),
+            Found::Executed { decree, reply } => Verdict::Repeat {
+                decree,
+                outcome: executed(reply),
+            },
+            Found::Stale => Verdict::Refuse(Outcome::Stale),
+            Found::TooFar => Verdict::Refuse(Outcome::TooFar),
+            Found::Reused => Verdict::Refuse(Outcome::SeqReused),
+        }
+    }
+
+    /// What became of a request that was executed; none if it was not, or no longer can be told.
+    #[must_use]
+    pub fn recall(
+        &self,
+        client: ClientId,
+        session: SessionId,
+        seq: Seq,
+        operation: &Digest,
+    ) -> Option<(Decree, Outcome<'_>)> {
+        let slot = self.find(client, session)?;
+        match self.session(slot).history.find(seq, operation) {
+            Found::Executed { decree, reply } => Some((decree, executed(reply))),
+            Found::New | Found::Stale | Found::TooFar | Found::Reused => None,
+        }
+    }
+
+    /// Remembers that a request was executed by `decree`, and its reply unless it is too large to be kept.
+    ///
+    /// # Panics
+    /// If the table was changed since it gave the ticket.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a ticket is used up, so that nothing is recorded twice"
+    )]
+    pub fn record(
+        &mut self,
+        ticket: Ticket,
+        decree: Decree,
+        operation: &Digest,
+        reply: Option<&[u8]>,
+    ) {
+        let Ticket { slot, session, seq } = ticket;
+        assert_eq!(
+            self.session(slot).id,
+            session,
+            "a ticket is used before the table changes"
+        );
+        self.session_mut(slot).active = decree;
+        self.idle.touch(slot);
+        self.change_history(slot, |history| history.execute(seq, operation, decree));
+        let fits = |reply: &&[u8]| {
+            reply.len() <= self.session_reply_bytes_max
+                && reply.len() as u64 <= self.reply_bytes_total_max
+        };
+        let Some(reply) = reply.filter(fits) else {
+            return;
+        };
+        let room = self.session_reply_bytes_max - reply.len();
+        self.change_history(slot, |history| history.forget_down_to(room));
+        while self.reply_bytes + reply.len() as u64 > self.reply_bytes_total_max {
+            let poorest = self
+                .keeping
+                .oldest()
+                .expect("bytes that are kept are kept by a session");
+            self.change_history(poorest, |history| history.forget_down_to(0));
+        }
+        self.change_history(slot, |history| history.keep(seq, reply));
+    }
+
+    /// Writes the table in its canonical form, piece by piece: the same table gives the same bytes at every
+    /// learner, whatever its buffers look like inside. Sessions stand from the longest idle one to the latest.
+    pub fn write_canonical(&self, mut sink: impl FnMut(&[u8])) {
+        sink(&(self.len() as u64).to_le_bytes());
+        for slot in self.idle.iter() {
+            let session = self.session(slot);
+            sink(&session.id.decree.0.to_le_bytes());
+            sink(&session.id.index.to_le_bytes());
+            sink(&session.client.0);
+            sink(&session.nonce.0.to_le_bytes());
+            sink(&session.active.0.to_le_bytes());
+            session.history.write_canonical(&mut sink);
+        }
+    }
+
+    /// The slot of an open session of this client.
+    fn find(&self, client: ClientId, id: SessionId) -> Option<u32> {
+        let slot = match self.sessions.get(self.last as usize) {
+            Some(session) if session.id == id => self.last,
+            _ => *self.by_id.get(&id)?,
+        };
+        (id != SessionId::NONE && self.session(slot).client == client).then_some(slot)
+    }
+
+    /// Changes what a session keeps, and the books with it.
+    fn change_history(&mut self, slot: u32, change: impl FnOnce(&mut History)) {
+        let history = &mut self.session_mut(slot).history;
+        let before = history.reply_bytes() as u64;
+        change(history);
+        let after = history.reply_bytes() as u64;
+        self.reply_bytes = self.reply_bytes - before + after;
+        if after == 0 {
+            self.keeping.remove(slot);
+        } else if self.idle.newest() == Some(slot) {
+            self.keeping.touch(slot);
+        }
+    }
+
+    fn close(&mut self, slot: u32) {
+        self.change_history(slot, |history| *history = History::default());
+        self.idle.remove(slot);
+        let session = self.session_mut(slot);
+        let (id, open) = (session.id, (session.client, session.nonce));
+        session.id = SessionId::NONE;
+        self.by_id.remove(&id);
+        self.by_open.remove(&open);
+        self.free.push(slot);
+    }
+
+    fn session(&self, slot: u32) -> &Session {
+        &self.sessions[slot as usize]
+    }
+
+    fn session_mut(&mut self, slot: u32) -> &mut Session {
+        &mut self.sessions[slot as usize]
+    }
+}
+
+fn executed(reply: Option<&[u8]>) -> Outcome<'_> {
+    reply.map_or(Outcome::ExecutedReplyGone, Outcome::Executed)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,248 @@
+//! What one session executed: its latest 64 seqs, the operations, decrees and replies.
+
+use super::SEQS;
+use crate::types::{Decree, Digest, Seq};
+
+/// How many entries a session has at most.
+pub(super) const ENTRIES: usize = 64;
+/// The least spare room after the replies of a session were moved together. Bytes.
+const SPARE_BYTES_MIN: usize = 64;
+
+/// The executed requests of one session in `(max − 64, max]`.
+///
+/// Replies stand one behind another in `bytes`; one that is forgotten leaves a hole, and when the buffer is full
+/// the kept ones are moved together. So a warm session allocates nothing, and the buffer stays within a small
+/// multiple of what it keeps.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    /// The largest executed seq, 0 if none.
+    max: u64,
+    /// Bit i says whether `max − i` was executed.
+    executed: u64,
+    /// By seq modulo 64; grows as far as needed, so that a session with few requests is small.
+    entries: Vec<Entry>,
+    bytes: Vec<u8>,
+    /// The length of all kept replies.
+    reply_bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    operation: Digest,
+    decree: Decree,
+    reply: Kept,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kept {
+    Gone,
+    At { start: usize, len: usize },
+}
+
+const VACANT: Entry = Entry {
+    operation: Digest::ZERO,
+    decree: Decree::NONE,
+    reply: Kept::Gone,
+};
+
+/// What a history knows of a seq.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found<'a> {
+    /// Not executed yet.
+    New,
+    /// Executed, with this reply if it is still kept.
+    Executed {
+        decree: Decree,
+        reply: Option<&'a [u8]>,
+    },
+    /// Executed with another operation.
+    Reused,
+    /// Below the window, or 0.
+    Stale,
+    /// More than 64 above the largest executed one.
+    TooFar,
+}
+
+impl History {
+    /// Looks a request up.
+    pub(super) fn find(&self, seq: Seq, operation: &Digest) -> Found<'_> {
+        if seq.0 > self.max {
+            return if seq.0 - self.max > SEQS {
+                Found::TooFar
+            } else {
+                Found::New
+            };
+        }
+        let below = self.max - seq.0;
+        if seq.0 == 0 || below >= SEQS {
+            return Found::Stale;
+        }
+        if self.executed & (1 << below) == 0 {
+            return Found::New;
+        }
+        let entry = &self.entries[place(seq.0)];
+        if entry.operation != *operation {
+            return Found::Reused;
+        }
+        Found::Executed {
+            decree: entry.decree,
+            reply: self.reply(entry),
+        }
+    }
+
+    /// How many bytes of replies are kept.
+    pub(super) fn reply_bytes(&self) -> usize {
+        self.reply_bytes
+    }
+
+    /// Notes the execution of a seq that was [`Found::New`]. Entries that fall out of the window are forgotten.
+    pub(super) fn execute(&mut self, seq: Seq, operation: &Digest, decree: Decree) {
+        if seq.0 > self.max {
+            self.advance(seq.0);
+        }
+        let bit = 1 << (self.max - seq.0);
+        assert_eq!(self.executed & bit, 0, "a seq is executed once");
+        self.executed |= bit;
+        let place = place(seq.0);
+        if place >= self.entries.len() {
+            self.entries.resize(place + 1, VACANT);
+        }
+        self.entries[place] = Entry {
+            operation: *operation,
+            decree,
+            reply: Kept::Gone,
+        };
+    }
+
+    /// Keeps the reply of a seq that was executed last.
+    pub(super) fn keep(&mut self, seq: Seq, reply: &[u8]) {
+        self.make_room(reply.len());
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(reply);
+        self.reply_bytes += reply.len();
+        self.entries[place(seq.0)].reply = Kept::At {
+            start,
+            len: reply.len(),
+        };
+    }
+
+    /// Forgets the replies to the smallest seqs until at most `bytes` are kept. Empty replies cost nothing and stay.
+    pub(super) fn forget_down_to(&mut self, bytes: usize) {
+        if self.reply_bytes <= bytes {
+            return;
+        }
+        for seq in self.seqs() {
+            if !matches!(self.entries[place(seq)].reply, Kept::At { len: 0, .. }) {
+                self.forget(seq);
+            }
+            if self.reply_bytes <= bytes {
+                break;
+            }
+        }
+        if self.reply_bytes == 0 {
+            // A session that must give up everything is idle: its memory is what is wanted back.
+            self.bytes = Vec::new();
+        }
+    }
+
+    /// Writes what distinguishes two histories: not where replies stand, but what they are.
+    pub(super) fn write_canonical(&self, sink: &mut impl FnMut(&[u8])) {
+        sink(&self.max.to_le_bytes());
+        sink(&self.executed.to_le_bytes());
+        for seq in self.seqs() {
+            let entry = &self.entries[place(seq)];
+            sink(&entry.operation.0);
+            sink(&entry.decree.0.to_le_bytes());
+            match self.reply(entry) {
+                None => sink(&[0]),
+                Some(reply) => {
+                    sink(&[1]);
+                    sink(&(reply.len() as u64).to_le_bytes());
+                    sink(reply);
+                }
+            }
+        }
+    }
+
+    /// The executed seqs of the window, ascending.
+    fn seqs(&self) -> impl Iterator<Item = u64> + use<> {
+        let (max, mut rest) = (self.max, self.executed);
+        std::iter::from_fn(move || {
+            let below = rest.checked_ilog2()?;
+            rest &= !(1 << below);
+            Some(max - u64::from(below))
+        })
+    }
+
+    fn reply(&self, entry: &Entry) -> Option<&[u8]> {
+        match entry.reply {
+            Kept::Gone => None,
+            // An empty reply has no place, since the buffer may have been given up around it.
+            Kept::At { len: 0, .. } => Some(&[]),
+            Kept::At { start, len } => Some(&self.bytes[start..start + len]),
+        }
+    }
+
+    /// Moves the window up to `max`.
+    fn advance(&mut self, max: u64) {
+        for seq in self.seqs() {
+            if max - seq < SEQS {
+                break;
+            }
+            self.forget(seq);
+        }
+        let by = u32::try_from(max - self.max).unwrap_or(u32::MAX);
+        self.executed = self.executed.checked_shl(by).unwrap_or(0);
+        self.max = max;
+    }
+
+    fn forget(&mut self, seq: u64) {
+        let entry = &mut self.entries[place(seq)];
+        if let Kept::At { len, .. } = std::mem::replace(&mut entry.reply, Kept::Gone) {
+            self.reply_bytes -= len;
+        }
+    }
+
+    /// Sees to it that `len` bytes can be appended. Each time replies are moved, half of what is kept can be
+    /// appended before they are moved again: amortised, a reply is moved twice.
+    fn make_room(&mut self, len: usize) {
+        if self.bytes.capacity() - self.bytes.len() >= len {
+            return;
+        }
+        self.move_together();
+        let wanted = self.bytes.len() + len.max(self.bytes.len() / 2).max(SPARE_BYTES_MIN);
+        if self.bytes.capacity() < wanted {
+            self.bytes.reserve_exact(wanted - self.bytes.len());
+        } else if self.bytes.capacity() / 4 > wanted {
+            self.bytes.shrink_to(wanted);
+        }
+    }
+
+    fn move_together(&mut self) {
+        let mut order = [(0, 0); ENTRIES];
+        let mut count = 0;
+        for seq in self.seqs() {
+            if let Kept::At { start, .. } = self.entries[place(seq)].reply {
+                order[count] = (start, place(seq));
+                count += 1;
+            }
+        }
+        let order = &mut order[..count];
+        order.sort_unstable();
+        let mut end = 0;
+        for (start, place) in order {
+            if let Kept::At { start: at, len } = &mut self.entries[*place].reply {
+                if *len > 0 {
+                    self.bytes.copy_within(*start..*start + *len, end);
+                }
+                *at = end;
+                end += *len;
+            }
+        }
+        self.bytes.truncate(end);
+    }
+}
+
+fn place(seq: u64) -> usize {
+    (seq % SEQS) as usize
+}

@@ -1,0 +1,627 @@
+//! Every verdict at its edges, then the whole table against a naive model with arithmetic of its own.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const ALICE: ClientId = ClientId([1; 16]);
+const BOB: ClientId = ClientId([2; 16]);
+
+fn table(change: impl FnOnce(&mut Limits)) -> SessionTable {
+    let mut limits = Limits::default();
+    change(&mut limits);
+    SessionTable::new(&limits)
+}
+
+fn id(decree: u64, index: u32) -> SessionId {
+    SessionId {
+        decree: Decree(decree),
+        index,
+    }
+}
+
+fn operation(name: u8) -> Digest {
+    Digest([name; 32])
+}
+
+/// Executes a request that must be new, with `reply`.
+fn execute(table: &mut SessionTable, session: SessionId, seq: u64, decree: u64, reply: &[u8]) {
+    match table.judge(ALICE, session, Seq(seq), &operation(0)) {
+        Verdict::Execute(ticket) => {
+            table.record(ticket, Decree(decree), &operation(0), Some(reply));
+        }
+        other => panic!("seq {seq} should be new: {other:?}"),
+    }
+}
+
+fn judged(table: &mut SessionTable, session: SessionId, seq: u64) -> Verdict<'_> {
+    table.judge(ALICE, session, Seq(seq), &operation(0))
+}
+
+fn repeat(decree: u64, outcome: Outcome<'_>) -> Verdict<'_> {
+    Verdict::Repeat {
+        decree: Decree(decree),
+        outcome,
+    }
+}
+
+fn bytes_of(table: &SessionTable) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    table.write_canonical(|piece| bytes.extend_from_slice(piece));
+    bytes
+}
+
+#[test]
+fn a_repeat_gets_the_first_reply_and_its_decree() {
+    let mut table = table(|_| {});
+    let session = table.open(ALICE, Seq(7), id(1, 0));
+    execute(&mut table, session, 1, 2, b"first");
+    table.begin(Decree(9));
+    assert_eq!(
+        judged(&mut table, session, 1),
+        repeat(2, Outcome::Executed(b"first"))
+    );
+    let found = table.recall(ALICE, session, Seq(1), &operation(0));
+    assert_eq!(found, Some((Decree(2), Outcome::Executed(b"first"))));
+    assert_eq!(
+        table.recall(ALICE, session, Seq(2), &operation(0)),
+        None,
+        "not executed yet"
+    );
+}
+
+#[test]
+fn another_operation_under_a_used_seq_is_refused() {
+    let mut table = table(|_| {});
+    let session = table.open(ALICE, Seq(7), id(1, 0));
+    execute(&mut table, session, 1, 2, b"first");
+    let verdict = table.judge(ALICE, session, Seq(1), &operation(1));
+    assert_eq!(verdict, Verdict::Refuse(Outcome::SeqReused));
+    assert_eq!(table.recall(ALICE, session, Seq(1), &operation(1)), None);
+}
+
+#[test]
+fn the_window_of_seqs_has_sharp_edges() {
+    let mut table = table(|_| {});
+    let session = table.open(ALICE, Seq(7), id(1, 0));
+    assert_eq!(
+        judged(&mut table, session, 0),
+        Verdict::Refuse(Outcome::Stale),
+        "0 is no seq"
+    );
+    assert_eq!(
+        judged(&mut table, session, 65),
+        Verdict::Refuse(Outcome::TooFar)
+    );
+    assert_eq!(
+        judged(&mut table, session, u64::MAX),
+        Verdict::Refuse(Outcome::TooFar)
+    );
+    execute(&mut table, session, 64, 2, b"64");
+    execute(&mut table, session, 1, 3, b"1");
+    execute(&mut table, session, 65, 4, b"65");
+    assert_eq!(
+        judged(&mut table, session, 1),
+        Verdict::Refuse(Outcome::Stale),
+        "65 − 64 fell out"
+    );
+    execute(&mut table, session, 2, 5, b"2");
+    assert_eq!(
+        judged(&mut table, session, 2),
+        repeat(5, Outcome::Executed(b"2"))
+    );
+    assert_eq!(
+        judged(&mut table, session, 64),
+        repeat(2, Outcome::Executed(b"64"))
+    );
+    assert_eq!(
+        judged(&mut table, session, 130),
+        Verdict::Refuse(Outcome::TooFar)
+    );
+    execute(&mut table, session, 129, 6, b"129");
+    assert_eq!(
+        judged(&mut table, session, 65),
+        Verdict::Refuse(Outcome::Stale)
+    );
+    assert_eq!(
+        judged(&mut table, session, 64),
+        Verdict::Refuse(Outcome::Stale)
+    );
+    execute(&mut table, session, 66, 7, b"66");
+    assert_eq!(table.reply_bytes(), 3 + 2, "what fell out is forgotten");
+}
+
+#[test]
+fn foreign_and_unknown_sessions_have_lapsed() {
+    let mut table = table(|_| {});
+    let session = table.open(ALICE, Seq(7), id(1, 0));
+    execute(&mut table, session, 1, 2, b"hers");
+    let lapsed = || Verdict::Refuse(Outcome::SessionLapsed);
+    assert_eq!(table.judge(BOB, session, Seq(1), &operation(0)), lapsed());
+    assert_eq!(table.judge(BOB, session, Seq(2), &operation(0)), lapsed());
+    assert_eq!(table.recall(BOB, session, Seq(1), &operation(0)), None);
+    assert_eq!(judged(&mut table, id(1, 1), 1), lapsed());
+    assert_eq!(judged(&mut table, SessionId::NONE, 1), lapsed());
+}
+
+#[test]
+fn no_session_is_found_in_a_closed_slot() {
+    let mut table = table(|limits| limits.session_decrees = 1);
+    let session = table.open(ALICE, Seq(7), id(1, 0));
+    execute(&mut table, session, 1, 1, b"x");
+    table.begin(Decree(3));
+    for lapsed in [session, SessionId::NONE] {
+        assert_eq!(
+            judged(&mut table, lapsed, 2),
+            Verdict::Refuse(Outcome::SessionLapsed)
+        );
+    }
+}
+
+#[test]
+fn a_repeated_open_opens_nothing_twice() {
+    let mut table = table(|_| {});
+    let session = table.open(ALICE, Seq(7), id(1, 0));
+    assert_eq!(table.open(ALICE, Seq(7), id(5, 3)), session);
+    assert_eq!(table.len(), 1);
+    assert_eq!(table.opened(ALICE, Seq(7)), Some(session));
+    assert_ne!(
+        table.open(ALICE, Seq(8), id(5, 4)),
+        session,
+        "another nonce, another session"
+    );
+    assert_ne!(
+        table.open(BOB, Seq(7), id(5, 5)),
+        session,
+        "another client, another session"
+    );
+    assert_eq!(table.len(), 3);
+}
+
+#[test]
+fn a_session_expires_after_whole_idle_decrees() {
+    let mut table = table(|limits| limits.session_decrees = 3);
+    let session = table.open(ALICE, Seq(7), id(1, 0));
+    table.begin(Decree(4));
+    execute(&mut table, session, 1, 4, b"in time");
+    // Decrees 5, 6 and 7 execute nothing of it; neither a repeat nor a refusal nor an Open counts.
+    for decree in 5..=7 {
+        table.begin(Decree(decree));
+        assert_eq!(
+            judged(&mut table, session, 1),
+            repeat(4, Outcome::Executed(b"in time"))
+        );
+        assert_eq!(
+            judged(&mut table, session, 0),
+            Verdict::Refuse(Outcome::Stale)
+        );
+        assert_eq!(table.open(ALICE, Seq(7), id(decree, 0)), session);
+    }
+    table.begin(Decree(8));
+    assert_eq!(
+        judged(&mut table, session, 1),
+        Verdict::Refuse(Outcome::SessionLapsed)
+    );
+    assert_eq!((table.len(), table.reply_bytes()), (0, 0));
+    assert_eq!(
+        table.open(ALICE, Seq(7), id(8, 0)),
+        id(8, 0),
+        "an old Open opens a new session, never the old"
+    );
+}
+
+#[test]
+fn the_longest_idle_session_makes_room() {
+    let mut table = table(|limits| limits.sessions_max = 2);
+    let first = table.open(ALICE, Seq(1), id(1, 0));
+    let second = table.open(ALICE, Seq(2), id(1, 1));
+    execute(&mut table, first, 1, 1, b"busy");
+    let third = table.open(ALICE, Seq(3), id(2, 0));
+    assert_eq!(
+        judged(&mut table, second, 1),
+        Verdict::Refuse(Outcome::SessionLapsed)
+    );
+    assert_eq!(
+        judged(&mut table, first, 1),
+        repeat(1, Outcome::Executed(b"busy"))
+    );
+    execute(&mut table, third, 1, 2, b"");
+    assert_eq!(table.len(), 2);
+}
+
+#[test]
+fn a_session_forgets_the_replies_to_its_smallest_seqs() {
+    let mut table = table(|limits| limits.session_reply_bytes_max = 10);
+    let session = table.open(ALICE, Seq(7), id(1, 0));
+    execute(&mut table, session, 2, 2, b"4444");
+    execute(&mut table, session, 1, 3, b"55555");
+    execute(&mut table, session, 3, 4, b"");
+    execute(&mut table, session, 4, 5, b"22");
+    assert_eq!(
+        judged(&mut table, session, 1),
+        repeat(3, Outcome::ExecutedReplyGone)
+    );
+    assert_eq!(
+        judged(&mut table, session, 2),
+        repeat(2, Outcome::Executed(b"4444"))
+    );
+    assert_eq!(table.reply_bytes(), 6);
+    execute(&mut table, session, 5, 6, b"eleven byte");
+    assert_eq!(
+        judged(&mut table, session, 5),
+        repeat(6, Outcome::ExecutedReplyGone),
+        "larger than all room"
+    );
+    assert_eq!(
+        table.reply_bytes(),
+        6,
+        "what does not fit drives nothing out"
+    );
+    execute(&mut table, session, 6, 7, b"exactly 10");
+    assert_eq!(
+        judged(&mut table, session, 3),
+        repeat(4, Outcome::Executed(b"")),
+        "an empty reply costs nothing"
+    );
+    assert_eq!(
+        judged(&mut table, session, 4),
+        repeat(5, Outcome::ExecutedReplyGone)
+    );
+    assert_eq!(
+        judged(&mut table, session, 6),
+        repeat(7, Outcome::Executed(b"exactly 10"))
+    );
+}
+
+#[test]
+fn the_longest_idle_session_gives_up_its_replies() {
+    let mut table = table(|limits| limits.reply_bytes_total_max = 12);
+    let sessions = [0, 1, 2].map(|index| table.open(ALICE, Seq(u64::from(index)), id(1, index)));
+    for (place, session) in sessions.into_iter().enumerate() {
+        execute(&mut table, session, 1, 2 + place as u64, b"four");
+    }
+    execute(&mut table, sessions[0], 2, 5, b"5");
+    assert_eq!(
+        judged(&mut table, sessions[1], 1),
+        repeat(3, Outcome::ExecutedReplyGone),
+        "idle since decree 3"
+    );
+    assert_eq!(
+        judged(&mut table, sessions[0], 1),
+        repeat(2, Outcome::Executed(b"four"))
+    );
+    assert_eq!(
+        judged(&mut table, sessions[2], 1),
+        repeat(4, Outcome::Executed(b"four"))
+    );
+    assert_eq!(table.reply_bytes(), 9);
+    execute(&mut table, sessions[0], 3, 6, b"twelve bytes");
+    assert_eq!(table.reply_bytes(), 12, "at last its own older replies go");
+    assert_eq!(
+        judged(&mut table, sessions[0], 1),
+        repeat(2, Outcome::ExecutedReplyGone)
+    );
+    assert_eq!(
+        judged(&mut table, sessions[0], 3),
+        repeat(6, Outcome::Executed(b"twelve bytes"))
+    );
+}
+
+#[test]
+fn seqs_at_the_end_of_the_numbers_do_not_overflow() {
+    let mut history = History::default();
+    for seq in [u64::MAX - 70, u64::MAX - 6, u64::MAX] {
+        history.execute(Seq(seq), &operation(0), Decree(1));
+        history.keep(Seq(seq), &seq.to_le_bytes());
+    }
+    let end = u64::MAX.to_le_bytes();
+    let executed = |reply| Found::Executed {
+        decree: Decree(1),
+        reply: Some(reply),
+    };
+    assert_eq!(history.find(Seq(u64::MAX), &operation(0)), executed(&end));
+    assert_eq!(history.find(Seq(u64::MAX - 63), &operation(0)), Found::New);
+    assert_eq!(
+        history.find(Seq(u64::MAX - 64), &operation(0)),
+        Found::Stale
+    );
+    assert_eq!(
+        history.find(Seq(u64::MAX - 70), &operation(0)),
+        Found::Stale
+    );
+    assert_eq!(history.reply_bytes(), 16);
+}
+
+/// The rules of the module's front page, written down a second time as plainly as possible.
+#[derive(Default)]
+struct Model {
+    /// From the longest idle to the latest used.
+    sessions: Vec<ModelSession>,
+}
+
+struct ModelSession {
+    id: SessionId,
+    client: ClientId,
+    nonce: u64,
+    active: u64,
+    /// Every seq that ever executed.
+    executed: BTreeMap<u64, ModelEntry>,
+}
+
+struct ModelEntry {
+    operation: u8,
+    decree: u64,
+    reply: Option<Vec<u8>>,
+}
+
+#[derive(Debug, PartialEq)]
+enum Answer {
+    Executed(u64, Option<Vec<u8>>),
+    Refused(&'static str),
+}
+
+const SESSIONS_MAX: usize = 3;
+const IDLE_MAX: u64 = 4;
+const SESSION_BYTES_MAX: usize = 60;
+const TOTAL_BYTES_MAX: usize = 100;
+
+impl Model {
+    fn begin(&mut self, decree: u64) {
+        self.sessions
+            .retain(|session| decree - session.active <= IDLE_MAX);
+    }
+
+    fn open(&mut self, client: ClientId, nonce: u64, id: SessionId) -> SessionId {
+        if let Some(session) = self
+            .sessions
+            .iter()
+            .find(|s| s.client == client && s.nonce == nonce)
+        {
+            return session.id;
+        }
+        if self.sessions.len() == SESSIONS_MAX {
+            self.sessions.remove(0);
+        }
+        let (active, executed) = (id.decree.0, BTreeMap::new());
+        self.sessions.push(ModelSession {
+            id,
+            client,
+            nonce,
+            active,
+            executed,
+        });
+        id
+    }
+
+    fn apply(
+        &mut self,
+        client: ClientId,
+        id: SessionId,
+        seq: u64,
+        name: u8,
+        decree: u64,
+        reply: &[u8],
+    ) -> Answer {
+        let Some(place) = self
+            .sessions
+            .iter()
+            .position(|s| s.id == id && s.client == client)
+        else {
+            return Answer::Refused("lapsed");
+        };
+        let max = self.sessions[place]
+            .executed
+            .last_key_value()
+            .map_or(0, |(seq, _)| i128::from(*seq));
+        let wide = i128::from(seq);
+        if seq == 0 || wide <= max - 64 {
+            return Answer::Refused("stale");
+        }
+        if wide > max + 64 {
+            return Answer::Refused("too far");
+        }
+        if let Some(entry) = self.sessions[place].executed.get(&seq) {
+            if entry.operation != name {
+                return Answer::Refused("reused");
+            }
+            return Answer::Executed(entry.decree, entry.reply.clone());
+        }
+        let mut session = self.sessions.remove(place);
+        session.active = decree;
+        session.executed.insert(
+            seq,
+            ModelEntry {
+                operation: name,
+                decree,
+                reply: None,
+            },
+        );
+        session.drop_old();
+        self.sessions.push(session);
+        if reply.len() <= SESSION_BYTES_MAX && reply.len() <= TOTAL_BYTES_MAX {
+            let session = self.sessions.last_mut().unwrap();
+            while session.bytes() + reply.len() > SESSION_BYTES_MAX {
+                let entry = session
+                    .executed
+                    .values_mut()
+                    .find(|entry| entry.bytes() > 0)
+                    .unwrap();
+                entry.reply = None;
+            }
+            while self.bytes() + reply.len() > TOTAL_BYTES_MAX {
+                let poorest = self
+                    .sessions
+                    .iter_mut()
+                    .find(|session| session.bytes() > 0)
+                    .unwrap();
+                poorest
+                    .executed
+                    .values_mut()
+                    .filter(|entry| entry.bytes() > 0)
+                    .for_each(|entry| entry.reply = None);
+            }
+            self.sessions
+                .last_mut()
+                .unwrap()
+                .executed
+                .get_mut(&seq)
+                .unwrap()
+                .reply = Some(reply.to_vec());
+        }
+        Answer::Executed(decree, Some(reply.to_vec()))
+    }
+
+    fn bytes(&self) -> usize {
+        self.sessions.iter().map(ModelSession::bytes).sum()
+    }
+}
+
+impl ModelSession {
+    fn bytes(&self) -> usize {
+        self.executed.values().map(ModelEntry::bytes).sum()
+    }
+
+    fn drop_old(&mut self) {
+        let max = *self.executed.last_key_value().unwrap().0;
+        self.executed
+            .retain(|seq, _| i128::from(*seq) > i128::from(max) - 64);
+    }
+}
+
+impl ModelEntry {
+    fn bytes(&self) -> usize {
+        self.reply.as_ref().map_or(0, Vec::len)
+    }
+}
+
+/// What the table answers, driven as the executor drives it.
+fn apply(
+    table: &mut SessionTable,
+    client: ClientId,
+    id: SessionId,
+    seq: u64,
+    name: u8,
+    decree: u64,
+    reply: &[u8],
+) -> Answer {
+    match table.judge(client, id, Seq(seq), &operation(name)) {
+        Verdict::Execute(ticket) => {
+            table.record(ticket, Decree(decree), &operation(name), Some(reply));
+            Answer::Executed(decree, Some(reply.to_vec()))
+        }
+        Verdict::Repeat {
+            decree,
+            outcome: Outcome::Executed(reply),
+        } => Answer::Executed(decree.0, Some(reply.to_vec())),
+        Verdict::Repeat { decree, .. } => Answer::Executed(decree.0, None),
+        Verdict::Refuse(Outcome::SessionLapsed) => Answer::Refused("lapsed"),
+        Verdict::Refuse(Outcome::Stale) => Answer::Refused("stale"),
+        Verdict::Refuse(Outcome::TooFar) => Answer::Refused("too far"),
+        Verdict::Refuse(Outcome::SeqReused) => Answer::Refused("reused"),
+        Verdict::Refuse(other) => panic!("no refusal of the table: {other:?}"),
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Decree(u64),
+    Open {
+        client: u8,
+        nonce: u64,
+    },
+    Request {
+        client: u8,
+        back: usize,
+        seq: SeqChoice,
+        name: u8,
+        reply: usize,
+    },
+}
+
+#[derive(Clone, Debug)]
+enum SeqChoice {
+    Near(u64),
+    Relative(i64),
+    Any(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let seq = prop_oneof![
+        4 => (0u64..6).prop_map(SeqChoice::Near),
+        6 => (-66i64..67).prop_map(SeqChoice::Relative),
+        4 => (0i64..4).prop_map(SeqChoice::Relative),
+        1 => any::<u64>().prop_map(SeqChoice::Any),
+    ];
+    prop_oneof![
+        3 => (1u64..3).prop_map(Step::Decree),
+        1 => (1u8..3, 0u64..4).prop_map(|(client, nonce)| Step::Open { client, nonce }),
+        16 => (1u8..3, 0usize..4, seq, 0u8..6, 0usize..70).prop_map(|(client, back, seq, name, reply)| {
+            Step::Request { client, back, seq, name: name / 5, reply: reply * reply / 70 }
+        }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+    #[test]
+    fn agrees_with_the_naive_model(steps in prop::collection::vec(step(), 1..300)) {
+        let make = || table(|limits| {
+            limits.sessions_max = u32::try_from(SESSIONS_MAX).unwrap();
+            limits.session_decrees = IDLE_MAX;
+            limits.session_reply_bytes_max = u32::try_from(SESSION_BYTES_MAX).unwrap();
+            limits.reply_bytes_total_max = TOTAL_BYTES_MAX as u64;
+        });
+        let (mut one, mut other, mut model) = (make(), make(), Model::default());
+        let (mut decree, mut index) = (1, 0);
+        // Whom a session belongs to, so that most requests come from its owner; and its largest executed seq.
+        let mut known: Vec<(SessionId, ClientId, u64)> = vec![(id(1, 999), ALICE, 0)];
+        for step in steps {
+            match step {
+                Step::Decree(by) => {
+                    (decree, index) = (decree + by, 0);
+                    one.begin(Decree(decree));
+                    other.begin(Decree(decree));
+                    model.begin(decree);
+                }
+                Step::Open { client, nonce } => {
+                    let (client, at) = (ClientId([client; 16]), id(decree, index));
+                    let opened = one.open(client, Seq(nonce), at);
+                    prop_assert_eq!(opened, other.open(client, Seq(nonce), at));
+                    prop_assert_eq!(opened, model.open(client, nonce, at));
+                    if opened == at {
+                        known.push((opened, client, 0));
+                    }
+                }
+                Step::Request { client, back, seq, name, reply } => {
+                    let place = known.len() - 1 - back.min(known.len() - 1);
+                    let (session, owner, max) = known[place];
+                    let client = if client == 1 || back > 0 { owner } else { ClientId([client; 16]) };
+                    let seq = match seq {
+                        SeqChoice::Near(seq) | SeqChoice::Any(seq) => seq,
+                        SeqChoice::Relative(by) => max.saturating_add_signed(by),
+                    };
+                    let reply = vec![u8::try_from(seq % 251).unwrap(); reply];
+                    let answer = apply(&mut one, client, session, seq, name, decree, &reply);
+                    prop_assert_eq!(&answer, &apply(&mut other, client, session, seq, name, decree, &reply));
+                    prop_assert_eq!(&answer, &model.apply(client, session, seq, name, decree, &reply));
+                    if matches!(answer, Answer::Executed(..)) {
+                        known[place].2 = max.max(seq);
+                    }
+                }
+            }
+            index += 1;
+            prop_assert_eq!(one.len(), model.sessions.len());
+            prop_assert_eq!(one.reply_bytes(), model.bytes() as u64);
+        }
+        for session in &model.sessions {
+            for (seq, entry) in &session.executed {
+                let found = one.recall(session.client, session.id, Seq(*seq), &operation(entry.operation));
+                let outcome = entry.reply.as_deref().map_or(Outcome::ExecutedReplyGone, Outcome::Executed);
+                prop_assert_eq!(found, Some((Decree(entry.decree), outcome)));
+            }
+        }
+        prop_assert_eq!(bytes_of(&one), bytes_of(&other));
+    }
+}
