@@ -1,0 +1,283 @@
+//! From a bundle to a vote: what the proposer and the acceptor of a node do.
+
+use twostep_net::pool::Body;
+
+use super::{BUSY_RETRY_MS, Replica, Say, Standing, Step};
+use crate::acceptor::{Rules, Verdict};
+use crate::batch::{Batch, Bundle};
+use crate::machine::{Event, JournalState, Record, Refusal, To};
+use crate::message::Message;
+use crate::types::{ClientId, Decree, NodeId, NodeSet, Regency, Value};
+
+/// A proposal as it arrives.
+pub(super) struct Proposal {
+    pub(super) regency: Regency,
+    pub(super) decree: Decree,
+    pub(super) value: Value,
+    pub(super) body: Body,
+}
+
+impl<R: Rules> Replica<R> {
+    /// A client's bundle: it waits at the leader; a retried one is also looked up by learners.
+    pub(super) fn submit(
+        &mut self,
+        client: ClientId,
+        retry: bool,
+        bytes: &[u8],
+        step: &mut Step<'_>,
+    ) -> Result<(), Refusal> {
+        let bundle = Bundle::parse(
+            self.pool.copy(bytes),
+            &self.scope,
+            self.configuration.limits(),
+        )?;
+        if bundle.view().client != client {
+            return Err(Refusal::ForeignBundle);
+        }
+        if retry && self.learner.is_some() && self.execution.diverged.is_none() {
+            step.fx.lookup(&bundle);
+        }
+        let leads = self.leads();
+        let Some(proposer) = self.proposer.as_mut().filter(|_| leads) else {
+            // A retry goes to everyone by rule; a first try that comes here learns who leads.
+            return if retry {
+                Ok(())
+            } else {
+                Err(self.busy(client, Refusal::NotLeader, step))
+            };
+        };
+        self.gate.check(&bundle.view(), &bundle.digest())?;
+        let taken = match self.journal {
+            JournalState::Full | JournalState::Failed => Err(Refusal::Full),
+            JournalState::Ok | JournalState::Slow => proposer.submit(bundle, &self.tuning),
+        };
+        taken.map_err(|why| self.busy(client, why, step))
+    }
+
+    fn busy(&self, client: ClientId, why: Refusal, step: &mut Step<'_>) -> Refusal {
+        let message = Message::Busy {
+            regency: self.regency,
+            retry_after_ms: BUSY_RETRY_MS,
+        };
+        step.fx.send(To::Client(client), &message);
+        why
+    }
+
+    /// A proposal: the acceptor judges it before anything is spent on its body, the learner keeps the body.
+    pub(super) fn propose(
+        &mut self,
+        from: NodeId,
+        proposal: Proposal,
+        step: &mut Step<'_>,
+    ) -> Result<(), Refusal> {
+        let Proposal {
+            regency,
+            decree,
+            value,
+            body,
+        } = proposal;
+        if self.configuration.leader(regency) != from {
+            return Err(Refusal::NotLeader);
+        }
+        let verdict = self
+            .acceptor
+            .as_ref()
+            .map(|acceptor| acceptor.judge(&self.rules, regency, decree, value));
+        match verdict {
+            Some(Ok(Verdict::Again)) => self.accept_again(regency, decree, value, step),
+            None if self.standing == Standing::LostDisk && self.learner.is_none() => {
+                return Err(Refusal::Abstaining);
+            }
+            None if self.learner.is_none() => return Err(Refusal::Role),
+            _ => {}
+        }
+        let voting = verdict == Some(Ok(Verdict::Vote));
+        let wanted = self
+            .learner
+            .as_ref()
+            .is_some_and(|learner| learner.wants(decree, value));
+        if voting || wanted {
+            let mut authentic = Ok(());
+            let gate = &self.gate;
+            let batch = Batch::parse(
+                body,
+                &self.scope,
+                self.configuration.limits(),
+                |bundle, digest| {
+                    if voting && authentic.is_ok() {
+                        authentic = gate.check(bundle, digest);
+                    }
+                    Ok::<(), Refusal>(())
+                },
+            )?;
+            if batch.value() != value {
+                return Err(Refusal::WrongBody);
+            }
+            // What is decided must be executed whatever this node's own tag says, so the learner keeps the
+            // body even if the acceptor refuses to vote for it.
+            if wanted {
+                self.keep_body(decree, batch.clone(), step);
+            }
+            if voting {
+                authentic?;
+                self.vote(regency, decree, batch, step);
+            }
+        }
+        match verdict {
+            Some(Err(why)) => Err(why),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn vote(
+        &mut self,
+        regency: Regency,
+        decree: Decree,
+        batch: Batch,
+        step: &mut Step<'_>,
+    ) {
+        let acceptor = self
+            .acceptor
+            .as_mut()
+            .expect("only an acceptor judges proposals");
+        let value = batch.value();
+        self.recorded.0 += 1;
+        step.fx.store(
+            self.recorded,
+            &Record::Vote {
+                regency,
+                decree,
+                batch: &batch,
+            },
+        );
+        step.fx.observe(Event::Voted {
+            regency,
+            decree,
+            value,
+        });
+        acceptor.vote(regency, decree, batch);
+        self.hold(Say::Accepted(regency, decree, value), step);
+    }
+
+    pub(super) fn accept_again(
+        &mut self,
+        regency: Regency,
+        decree: Decree,
+        value: Value,
+        step: &mut Step<'_>,
+    ) {
+        let said = self
+            .acceptor
+            .as_ref()
+            .is_some_and(|acceptor| acceptor.has_said(decree));
+        let lacking = self.acks.lacking(decree).minus(NodeSet::one(self.me));
+        if said && !lacking.is_empty() {
+            step.fx.send(
+                To::Nodes(lacking),
+                &Message::Accepted {
+                    regency,
+                    decree,
+                    value,
+                },
+            );
+        }
+    }
+
+    pub(super) fn accepted(
+        &mut self,
+        from: NodeId,
+        regency: Regency,
+        decree: Decree,
+        value: Value,
+        step: &mut Step<'_>,
+    ) -> Result<(), Refusal> {
+        if !self.configuration.acceptors().contains(from) {
+            return Err(Refusal::Role);
+        }
+        let learner = self.learner.as_mut().ok_or(Refusal::Role)?;
+        if !learner.open(decree) {
+            // Votes beyond the learn quorum arrive after the decision: that is no fault.
+            return if decree <= learner.learned() {
+                Ok(())
+            } else {
+                Err(Refusal::OutsideWindow)
+            };
+        }
+        if learner.accepted(from, regency, decree, value) {
+            self.learn(step);
+        }
+        Ok(())
+    }
+
+    pub(super) fn ack(&mut self, from: NodeId, learned: Decree) -> Result<(), Refusal> {
+        if !self.configuration.learners().contains(from) {
+            return Err(Refusal::Role);
+        }
+        self.acks.take(from, learned);
+        Ok(())
+    }
+
+    /// The leader's own acceptor and learner see its proposal as everybody's do; its bundles were checked
+    /// when they were submitted.
+    pub(super) fn own_proposal(
+        &mut self,
+        regency: Regency,
+        decree: Decree,
+        batch: Batch,
+        step: &mut Step<'_>,
+    ) {
+        let value = batch.value();
+        if self
+            .learner
+            .as_ref()
+            .is_some_and(|learner| learner.wants(decree, value))
+        {
+            self.keep_body(decree, batch.clone(), step);
+        }
+        let verdict = self
+            .acceptor
+            .as_ref()
+            .map(|acceptor| acceptor.judge(&self.rules, regency, decree, value));
+        if verdict == Some(Ok(Verdict::Vote)) {
+            self.vote(regency, decree, batch, step);
+        }
+    }
+
+    pub(super) fn propose_next(&mut self, step: &mut Step<'_>) {
+        if !self.leads() {
+            return;
+        }
+        let bytes_max = self.configuration.limits().body_bytes_max as usize;
+        loop {
+            let progress = self.acks.reached_by(self.configuration.quorums().progress);
+            let Some(proposer) = &mut self.proposer else {
+                return;
+            };
+            let Some((decree, batch)) = proposer.next(
+                progress,
+                self.tuning.in_flight_max,
+                bytes_max,
+                &self.pool,
+                &self.scope,
+            ) else {
+                return;
+            };
+            let regency = self.regency;
+            self.recorded.0 += 1;
+            step.fx.store(
+                self.recorded,
+                &Record::Proposal {
+                    regency,
+                    decree,
+                    batch: &batch,
+                },
+            );
+            step.fx.observe(Event::Proposed {
+                decree,
+                value: batch.value(),
+                bundles: batch.len(),
+            });
+            self.hold(Say::Propose(regency, decree, batch), step);
+        }
+    }
+}

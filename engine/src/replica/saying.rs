@@ -1,0 +1,182 @@
+//! Persist, then say; and say again until it is acknowledged.
+
+use super::{OwnClaim, Replica, Say, Standing, Step};
+use crate::acceptor::{Acceptor, Rules};
+use crate::machine::{Again, Event, To, retransmission};
+use crate::message::{Message, Status};
+use crate::types::{NodeSet, RecordSeq, Time};
+
+impl<R: Rules> Replica<R> {
+    pub(super) fn hold(&mut self, say: Say, step: &mut Step<'_>) {
+        if self.stored == self.recorded {
+            self.say(say, step);
+        } else {
+            self.held.push_back((self.recorded, say));
+        }
+    }
+
+    pub(super) fn stored(&mut self, seq: RecordSeq, step: &mut Step<'_>) {
+        assert!(
+            seq <= self.recorded,
+            "the journal stored a record that was never written"
+        );
+        self.stored = self.stored.max(seq);
+        while let Some((_, say)) = self.held.pop_front_if(|(needs, _)| *needs <= seq) {
+            self.say(say, step);
+        }
+    }
+
+    pub(super) fn say(&mut self, say: Say, step: &mut Step<'_>) {
+        let (me, t0) = (NodeSet::one(self.me), self.tuning.t0);
+        match say {
+            Say::Propose(regency, decree, batch) => {
+                let receivers = self
+                    .configuration
+                    .acceptors()
+                    .union(self.configuration.learners());
+                let message = Message::Propose {
+                    regency,
+                    decree,
+                    value: batch.value(),
+                    body: batch.body().clone(),
+                };
+                step.fx.send(To::Nodes(receivers.minus(me)), &message);
+                if let Some(proposer) = &mut self.proposer {
+                    proposer.said(decree, step.now, t0);
+                }
+                self.own_proposal(regency, decree, batch, step);
+            }
+            Say::Accepted(regency, decree, value) => {
+                let message = Message::Accepted {
+                    regency,
+                    decree,
+                    value,
+                };
+                step.fx
+                    .send(To::Nodes(self.configuration.learners().minus(me)), &message);
+                if let Some(acceptor) = &mut self.acceptor {
+                    acceptor.said(decree, step.now, t0);
+                }
+                if let Some(learner) = &mut self.learner
+                    && learner.accepted(self.me, regency, decree, value)
+                {
+                    self.learn(step);
+                }
+            }
+            Say::Checkpoint(claim) => {
+                step.fx
+                    .send(To::Nodes(self.others()), &Message::Checkpoint(claim));
+                self.claim = Some(OwnClaim {
+                    claim,
+                    again_at: step.now + retransmission(t0, 0),
+                    times: 0,
+                });
+                // Outside the window only if a certificate above it came first; then nobody needs it.
+                let _ = self.take_claim(claim, step);
+            }
+            Say::Low(low) => {
+                self.low = self.low.max(low);
+                if let Some(acceptor) = &mut self.acceptor {
+                    acceptor.advance(low);
+                }
+                if let Some(proposer) = &mut self.proposer {
+                    proposer.advance(low);
+                }
+                step.fx.observe(Event::Low { decree: low });
+            }
+        }
+    }
+
+    pub(super) fn say_again(&mut self, step: &mut Step<'_>) {
+        let (me, t0, regency) = (NodeSet::one(self.me), self.tuning.t0, self.regency);
+        let due = |deadline: Option<Time>| deadline.is_some_and(|at| at <= step.now);
+        if let Some(proposer) = self
+            .proposer
+            .as_mut()
+            .filter(|proposer| due(proposer.deadline()))
+        {
+            let done = self
+                .acks
+                .reached_by(self.configuration.quorums().ack)
+                .max(self.low);
+            let acceptors = self.configuration.acceptors();
+            proposer.say_again(step.now, t0, done, |decree, batch| {
+                let receivers = acceptors.union(self.acks.lacking(decree)).minus(me);
+                let message = Message::Propose {
+                    regency,
+                    decree,
+                    value: batch.value(),
+                    body: batch.body().clone(),
+                };
+                step.fx.send(To::Nodes(receivers), &message);
+                step.fx.observe(Event::SentAgain(Again::Propose));
+            });
+        }
+        if let Some(acceptor) = self
+            .acceptor
+            .as_mut()
+            .filter(|acceptor| due(acceptor.deadline()))
+        {
+            let acks = &self.acks;
+            let lacking = |decree| acks.lacking(decree).minus(me);
+            acceptor.say_again(
+                step.now,
+                t0,
+                |decree| lacking(decree).is_empty(),
+                |decree, vote| {
+                    let message = Message::Accepted {
+                        regency: vote.psn,
+                        decree,
+                        value: vote.value,
+                    };
+                    step.fx.send(To::Nodes(lacking(decree)), &message);
+                    step.fx.observe(Event::SentAgain(Again::Accepted));
+                },
+            );
+        }
+        let low = self.checkpoints.low();
+        self.claim.take_if(|own| own.claim.checkpoint.decree <= low);
+        let others = self.others();
+        if let Some(own) = self.claim.as_mut().filter(|own| own.again_at <= step.now) {
+            step.fx
+                .send(To::Nodes(others), &Message::Checkpoint(own.claim));
+            step.fx.observe(Event::SentAgain(Again::Checkpoint));
+            own.times = own.times.saturating_add(1);
+            own.again_at = step.now + retransmission(t0, own.times);
+        }
+    }
+
+    pub(super) fn acknowledge(&mut self, step: &mut Step<'_>) {
+        let learned = self.learned();
+        if learned > self.acked {
+            self.acked = learned;
+            let proposers: NodeSet = self.configuration.proposers().iter().copied().collect();
+            let receivers = self
+                .configuration
+                .acceptors()
+                .union(proposers)
+                .minus(NodeSet::one(self.me));
+            step.fx
+                .send(To::Nodes(receivers), &Message::Ack { learned });
+        }
+    }
+
+    pub(super) fn say_status(&mut self, step: &mut Step<'_>) {
+        let status = Status {
+            regency: self.regency,
+            plan_held: self.acceptor.as_ref().is_none_or(Acceptor::plan_held),
+            abstaining: self.standing == Standing::LostDisk,
+            low: self.low,
+            learned: self.learned(),
+        };
+        step.fx
+            .send(To::Nodes(self.others()), &Message::Status(status));
+        // Until everybody was heard once, nodes are still starting: meeting quickly costs little.
+        let every = if self.peers.all_heard() {
+            self.tuning.t0
+        } else {
+            self.tuning.t0 / 4
+        };
+        self.status_at = step.now + every;
+    }
+}
