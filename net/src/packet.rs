@@ -1,0 +1,733 @@
+//! Packets: how messages are framed and authenticated on a link. Bytes in, messages out; no socket.
+//!
+//! ```text
+//! packet    length u32 | version u16 | kind u16 | counter u64 | tag [16] | frames …          (little endian; length counts the whole packet)
+//! frame     len u32 | message                                                               (bit 31 of len clear)
+//! fragment  len u32 | message id u64 | offset u32 | total u32 | part of a message            (bit 31 of len set; len counts what follows it)
+//! ```
+//!
+//! The tag is keyed blake3 with the link's key of that direction over everything but itself, one per packet, however many messages it holds.
+//! Counters ascend strictly, so a packet that is played back is refused. A message above the packet limit travels as fragments; one message is
+//! reassembled at a time, which suffices on an ordered stream, and its id makes a lost or foreign fragment visible.
+//!
+//! Cost: sealing and opening work in place on the link's buffers and copy nothing but fragments.
+//! Source: DESIGN.md section 4. What precedes the first data packet stands in [`crate::link`].
+
+use twostep_crypto::{MacKey, PROTOCOL_VERSION, Tag};
+
+/// Bytes before the frames of a packet.
+pub const HEADER_BYTES: usize = 32;
+/// Bytes before the message in a frame.
+pub const FRAME_HEADER_BYTES: usize = 4;
+/// Bytes before the part of a message in a fragment frame.
+pub const FRAGMENT_HEADER_BYTES: usize = FRAME_HEADER_BYTES + 16;
+
+/// Marks a fragment in a frame's length.
+const FRAGMENT_FLAG: u32 = 1 << 31;
+/// Bytes that the tag covers in the header.
+const COVERED_BYTES: usize = 16;
+/// A fragment shorter than this waits for the next packet: its header would weigh more than it carries.
+const FRAGMENT_BYTES_MIN: usize = 512;
+
+/// What a packet is for. Everything but `Data` belongs to the handshake or ends the link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Kind {
+    /// Frames of messages.
+    Data = 0,
+    /// Who dials whom, and the nonces of the link key.
+    Hello = 1,
+    /// Shows that the sender has the link key.
+    Proof = 2,
+    /// Says why the sender closes the connection.
+    Refuse = 3,
+}
+
+/// The fields before the frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Bytes of the whole packet, this header included.
+    pub length: u32,
+    /// Protocol version of the sender.
+    pub version: u16,
+    /// A [`Kind`], as the sender wrote it.
+    pub kind: u16,
+    /// Ascends strictly within a link and direction.
+    pub counter: u64,
+    /// The MAC, or the magic bytes where no key exists yet.
+    pub tag: [u8; 16],
+}
+
+impl Header {
+    /// Reads the header of `packet`, which must hold one.
+    ///
+    /// # Panics
+    /// When `packet` is shorter than a header; [`split`] yields none such.
+    #[must_use]
+    pub fn read(packet: &[u8]) -> Self {
+        let mut tag = [0; 16];
+        tag.copy_from_slice(&packet[16..32]);
+        Self {
+            length: read_u32(packet, 0),
+            version: read_u16(packet, 4),
+            kind: read_u16(packet, 6),
+            counter: read_u64(packet, 8),
+            tag,
+        }
+    }
+
+    /// The bytes of the header.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[0..4].copy_from_slice(&self.length.to_le_bytes());
+        bytes[4..6].copy_from_slice(&self.version.to_le_bytes());
+        bytes[6..8].copy_from_slice(&self.kind.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.counter.to_le_bytes());
+        bytes[16..32].copy_from_slice(&self.tag);
+        bytes
+    }
+}
+
+/// The bounds of both directions of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PacketLimits {
+    /// Most bytes of one packet, header included.
+    pub packet_bytes_max: usize,
+    /// Most bytes of one message, whether it travels whole or in fragments.
+    pub message_bytes_max: usize,
+}
+
+impl Default for PacketLimits {
+    /// 64 KiB packets, 8 MiB messages.
+    fn default() -> Self {
+        Self {
+            packet_bytes_max: 64 * 1024,
+            message_bytes_max: 8 * 1024 * 1024,
+        }
+    }
+}
+
+impl PacketLimits {
+    /// Panics on limits that cannot work: they are our own configuration, checked before a link uses them.
+    pub(crate) fn check(&self) {
+        assert!(
+            self.packet_bytes_max >= 2 * 1024,
+            "packet_bytes_max is at least 2048, not {}",
+            self.packet_bytes_max
+        );
+        assert!(
+            self.packet_bytes_max < FRAGMENT_FLAG as usize,
+            "packet_bytes_max is below 2^31, not {}",
+            self.packet_bytes_max
+        );
+        assert!(
+            self.message_bytes_max < FRAGMENT_FLAG as usize,
+            "message_bytes_max is below 2^31, not {}",
+            self.message_bytes_max
+        );
+    }
+
+    /// Most bytes that a message of `message_bytes` adds to a send buffer, headers and tags included.
+    #[must_use]
+    pub fn wire_bytes_max(&self, message_bytes: usize) -> usize {
+        let per_packet = self.packet_bytes_max - HEADER_BYTES - FRAGMENT_HEADER_BYTES;
+        // One packet more than full ones: the first fragment may fill up a packet that is open already.
+        let packets = message_bytes.div_ceil(per_packet) + 1;
+        message_bytes + packets * (HEADER_BYTES + FRAGMENT_HEADER_BYTES)
+    }
+}
+
+/// Why bytes are not a packet that this link takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PacketError {
+    /// The length field is below a header.
+    #[error("a packet length of at least {HEADER_BYTES} bytes was expected, not {0}")]
+    TooShort(usize),
+    /// The length field is above the limit.
+    #[error(
+        "a packet of at most {max} bytes was expected, not {length}; packet_bytes_max must be the same on both sides"
+    )]
+    TooLong {
+        /// What the header says.
+        length: usize,
+        /// What the limit allows.
+        max: usize,
+    },
+    /// The sender speaks another version.
+    #[error("protocol version {PROTOCOL_VERSION} was expected, not {0}")]
+    Version(u16),
+    /// The tag does not fit the bytes and the link key.
+    #[error("the packet's tag does not verify")]
+    BadTag,
+    /// The counter does not ascend.
+    #[error(
+        "a packet counter above {last} was expected, not {counter}: the packet was played back"
+    )]
+    Replayed {
+        /// What the header says.
+        counter: u64,
+        /// The newest counter taken.
+        last: u64,
+    },
+    /// A frame leaves its packet, or lacks its header.
+    #[error("a frame at byte {0} does not fit into its packet")]
+    Frame(usize),
+    /// A fragment contradicts its message.
+    #[error(
+        "fragment {id} at offset {offset} of {total} bytes does not continue a message within the limits"
+    )]
+    Fragment {
+        /// Message id.
+        id: u64,
+        /// Where its bytes belong.
+        offset: u32,
+        /// Bytes of the whole message.
+        total: u32,
+    },
+}
+
+/// The first packet in `bytes`, or none while it is incomplete. A length outside `[header, max]` is refused as soon as its four bytes are there.
+///
+/// # Errors
+/// [`PacketError::TooShort`] and [`PacketError::TooLong`].
+pub fn split(bytes: &[u8], packet_bytes_max: usize) -> Result<Option<&[u8]>, PacketError> {
+    if bytes.len() < 4 {
+        return Ok(None);
+    }
+    let length = read_u32(bytes, 0) as usize;
+    if length < HEADER_BYTES {
+        return Err(PacketError::TooShort(length));
+    }
+    if length > packet_bytes_max {
+        return Err(PacketError::TooLong {
+            length,
+            max: packet_bytes_max,
+        });
+    }
+    Ok(bytes.get(..length))
+}
+
+/// Appends messages to a send buffer and seals its packets in place.
+pub struct Sealer {
+    key: MacKey,
+    limits: PacketLimits,
+    counter: u64,
+    message_id: u64,
+    /// Where the packet that still takes frames begins in the buffer.
+    open: Option<usize>,
+}
+
+impl Sealer {
+    /// A sealer that starts after `counter`, the newest counter that this direction has used.
+    #[must_use]
+    pub fn new(key: MacKey, limits: PacketLimits, counter: u64) -> Self {
+        limits.check();
+        Self {
+            key,
+            limits,
+            counter,
+            message_id: 0,
+            open: None,
+        }
+    }
+
+    /// Appends one message, given in parts. Returns the packets that became full and were sealed.
+    ///
+    /// # Panics
+    /// When the message exceeds `message_bytes_max`: the link checks before.
+    pub fn push(&mut self, out: &mut Vec<u8>, parts: &[&[u8]]) -> u64 {
+        let total: usize = parts.iter().map(|part| part.len()).sum();
+        assert!(
+            total <= self.limits.message_bytes_max,
+            "a message of {total} bytes exceeds the limit"
+        );
+        if HEADER_BYTES + FRAME_HEADER_BYTES + total > self.limits.packet_bytes_max {
+            return self.push_fragments(out, parts, total);
+        }
+        let mut sealed = 0;
+        if self.room(out) < FRAME_HEADER_BYTES + total {
+            sealed += u64::from(self.seal(out));
+        }
+        self.begin(out);
+        out.extend_from_slice(&wire_u32(total).to_le_bytes());
+        for part in parts {
+            out.extend_from_slice(part);
+        }
+        sealed
+    }
+
+    /// Completes the open packet, if there is one, and says whether there was.
+    pub fn seal(&mut self, out: &mut [u8]) -> bool {
+        let Some(start) = self.open.take() else {
+            return false;
+        };
+        self.counter += 1;
+        let header = Header {
+            length: wire_u32(out.len() - start),
+            version: PROTOCOL_VERSION,
+            kind: Kind::Data as u16,
+            counter: self.counter,
+            tag: [0; 16],
+        };
+        seal_packet(&self.key, header, &mut out[start..]);
+        true
+    }
+
+    /// Appends one sealed packet of another kind.
+    pub fn push_packet(&mut self, out: &mut Vec<u8>, kind: Kind, body: &[u8]) {
+        self.seal(out);
+        self.counter += 1;
+        let start = out.len();
+        out.extend_from_slice(&[0; HEADER_BYTES]);
+        out.extend_from_slice(body);
+        let header = Header {
+            length: wire_u32(out.len() - start),
+            version: PROTOCOL_VERSION,
+            kind: kind as u16,
+            counter: self.counter,
+            tag: [0; 16],
+        };
+        seal_packet(&self.key, header, &mut out[start..]);
+    }
+
+    /// Packets sealed so far, plus the counter that it started after.
+    #[must_use]
+    pub fn packets(&self) -> u64 {
+        self.counter
+    }
+
+    /// Bytes of frames that the open packet (or a new one) still takes.
+    fn room(&self, out: &[u8]) -> usize {
+        let used = self.open.map_or(HEADER_BYTES, |start| out.len() - start);
+        self.limits.packet_bytes_max - used
+    }
+
+    fn begin(&mut self, out: &mut Vec<u8>) {
+        if self.open.is_none() {
+            self.open = Some(out.len());
+            out.extend_from_slice(&[0; HEADER_BYTES]);
+        }
+    }
+
+    fn push_fragments(&mut self, out: &mut Vec<u8>, parts: &[&[u8]], total: usize) -> u64 {
+        self.message_id += 1;
+        let mut sealed = 0;
+        let mut offset = 0;
+        let mut parts = parts.iter().copied();
+        let mut part: &[u8] = &[];
+        while offset < total {
+            if self.room(out) < FRAGMENT_HEADER_BYTES + FRAGMENT_BYTES_MIN {
+                sealed += u64::from(self.seal(out));
+            }
+            self.begin(out);
+            let bytes = (total - offset).min(self.room(out) - FRAGMENT_HEADER_BYTES);
+            out.extend_from_slice(
+                &(wire_u32(FRAGMENT_HEADER_BYTES - FRAME_HEADER_BYTES + bytes) | FRAGMENT_FLAG)
+                    .to_le_bytes(),
+            );
+            out.extend_from_slice(&self.message_id.to_le_bytes());
+            out.extend_from_slice(&wire_u32(offset).to_le_bytes());
+            out.extend_from_slice(&wire_u32(total).to_le_bytes());
+            let mut missing = bytes;
+            while missing > 0 {
+                if part.is_empty() {
+                    part = parts.next().expect("the parts add up to the total");
+                }
+                let (now, later) = part.split_at(part.len().min(missing));
+                out.extend_from_slice(now);
+                missing -= now.len();
+                part = later;
+            }
+            offset += bytes;
+        }
+        sealed
+    }
+}
+
+/// Checks received packets of one direction of a link.
+pub struct Opener {
+    key: MacKey,
+    /// The newest counter taken.
+    counter: u64,
+}
+
+impl Opener {
+    /// An opener that takes counters above `counter`.
+    #[must_use]
+    pub fn new(key: MacKey, counter: u64) -> Self {
+        Self { key, counter }
+    }
+
+    /// Checks version, tag and counter of `packet` (as [`split`] cut it) and returns what stands behind its header.
+    ///
+    /// # Errors
+    /// [`PacketError::Version`], [`PacketError::BadTag`], [`PacketError::Replayed`].
+    pub fn check<'a>(&mut self, packet: &'a [u8]) -> Result<&'a [u8], PacketError> {
+        let header = Header::read(packet);
+        if header.version != PROTOCOL_VERSION {
+            return Err(PacketError::Version(header.version));
+        }
+        let (covered, rest) = packet.split_at(COVERED_BYTES);
+        let body = &rest[HEADER_BYTES - COVERED_BYTES..];
+        self.key
+            .verify(&[covered, body], &Tag(header.tag))
+            .map_err(|_| PacketError::BadTag)?;
+        if header.counter <= self.counter {
+            return Err(PacketError::Replayed {
+                counter: header.counter,
+                last: self.counter,
+            });
+        }
+        self.counter = header.counter;
+        Ok(body)
+    }
+
+    /// Checks a data packet and the shape of all its frames, which then cannot fail to parse.
+    ///
+    /// # Errors
+    /// Those of [`check`](Self::check), and [`PacketError::Frame`].
+    pub fn open<'a>(&mut self, packet: &'a [u8]) -> Result<Frames<'a>, PacketError> {
+        frames(self.check(packet)?)
+    }
+}
+
+/// One frame of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frame<'a> {
+    /// A whole message.
+    Whole(&'a [u8]),
+    /// A part of a larger one.
+    Fragment(Fragment<'a>),
+}
+
+/// A part of a message that exceeds the packet limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragment<'a> {
+    /// Ascends with every message that the sender splits.
+    pub id: u64,
+    /// Where `bytes` belong in the message.
+    pub offset: u32,
+    /// Bytes of the whole message.
+    pub total: u32,
+    /// The part.
+    pub bytes: &'a [u8],
+}
+
+/// The frames of a packet whose shape has been checked.
+#[derive(Clone, Debug)]
+pub struct Frames<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Frames<'a> {
+    type Item = Frame<'a>;
+
+    fn next(&mut self) -> Option<Frame<'a>> {
+        let (frame, rest) = next_frame(self.rest)?;
+        self.rest = rest;
+        Some(frame)
+    }
+}
+
+/// The frames in the body of a packet.
+///
+/// # Errors
+/// [`PacketError::Frame`] when a frame leaves the packet or bytes remain that are none.
+pub fn frames(body: &[u8]) -> Result<Frames<'_>, PacketError> {
+    let mut rest = body;
+    while !rest.is_empty() {
+        let at = body.len() - rest.len();
+        rest = next_frame(rest).ok_or(PacketError::Frame(at))?.1;
+    }
+    Ok(Frames { rest: body })
+}
+
+fn next_frame(bytes: &[u8]) -> Option<(Frame<'_>, &[u8])> {
+    let (head, rest) = bytes.split_at_checked(FRAME_HEADER_BYTES)?;
+    let word = read_u32(head, 0);
+    let (content, rest) = rest.split_at_checked((word & !FRAGMENT_FLAG) as usize)?;
+    if word & FRAGMENT_FLAG == 0 {
+        return Some((Frame::Whole(content), rest));
+    }
+    let (head, bytes) = content.split_at_checked(FRAGMENT_HEADER_BYTES - FRAME_HEADER_BYTES)?;
+    let fragment = Fragment {
+        id: read_u64(head, 0),
+        offset: read_u32(head, 8),
+        total: read_u32(head, 12),
+        bytes,
+    };
+    Some((Frame::Fragment(fragment), rest))
+}
+
+/// Puts the fragments of one message at a time together again. Holds at most `message_bytes_max` bytes.
+#[derive(Debug, Default)]
+pub struct Reassembly {
+    buffer: Vec<u8>,
+    /// The message in hand, or the newest one.
+    id: u64,
+    /// Bytes of the message in hand; zero between messages.
+    total: u32,
+}
+
+impl Reassembly {
+    /// Adds a fragment, and says whether its message is complete: then [`take`](Self::take) it.
+    ///
+    /// # Errors
+    /// [`PacketError::Fragment`] when it does not continue the message in hand, or does not begin a new one within the limit.
+    pub fn add(
+        &mut self,
+        fragment: &Fragment<'_>,
+        message_bytes_max: usize,
+    ) -> Result<bool, PacketError> {
+        let Fragment {
+            id,
+            offset,
+            total,
+            bytes,
+        } = *fragment;
+        let refused = PacketError::Fragment { id, offset, total };
+        if self.total == 0 {
+            if id <= self.id || total == 0 || total as usize > message_bytes_max {
+                return Err(refused);
+            }
+            self.id = id;
+            self.total = total;
+            self.buffer.clear();
+        }
+        let continues =
+            id == self.id && total == self.total && offset as usize == self.buffer.len();
+        // An empty fragment would cost the sender nothing and never end.
+        if !continues || bytes.is_empty() || self.buffer.len() + bytes.len() > total as usize {
+            return Err(refused);
+        }
+        self.buffer.extend_from_slice(bytes);
+        Ok(self.buffer.len() == total as usize)
+    }
+
+    /// The complete message. Give the buffer [`back`](Self::give_back) afterwards, so that the next message need not allocate.
+    #[must_use]
+    pub fn take(&mut self) -> Vec<u8> {
+        assert_eq!(
+            self.buffer.len(),
+            self.total as usize,
+            "only a complete message is taken"
+        );
+        self.total = 0;
+        std::mem::take(&mut self.buffer)
+    }
+
+    /// Takes back the buffer of a message that has been used.
+    pub fn give_back(&mut self, buffer: Vec<u8>) {
+        self.buffer = buffer;
+        self.buffer.clear();
+    }
+}
+
+/// Writes `header` with its tag in front of the body of `packet`.
+fn seal_packet(key: &MacKey, header: Header, packet: &mut [u8]) {
+    packet[..HEADER_BYTES].copy_from_slice(&header.to_bytes());
+    let tag = key.tag(&[&packet[..COVERED_BYTES], &packet[HEADER_BYTES..]]);
+    packet[COVERED_BYTES..HEADER_BYTES].copy_from_slice(&tag.0);
+}
+
+/// A length as it stands on the wire: below 2^31 by the checked limits.
+pub(crate) fn wire_u32(length: usize) -> u32 {
+    u32::try_from(length).expect("lengths are bounded by the packet and message limits")
+}
+
+pub(crate) fn read_u16(bytes: &[u8], at: usize) -> u16 {
+    let mut field = [0; 2];
+    field.copy_from_slice(&bytes[at..at + 2]);
+    u16::from_le_bytes(field)
+}
+
+pub(crate) fn read_u32(bytes: &[u8], at: usize) -> u32 {
+    let mut field = [0; 4];
+    field.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(field)
+}
+
+fn read_u64(bytes: &[u8], at: usize) -> u64 {
+    let mut field = [0; 8];
+    field.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(field)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMITS: PacketLimits = PacketLimits {
+        packet_bytes_max: 2048,
+        message_bytes_max: 20_000,
+    };
+
+    fn key() -> MacKey {
+        MacKey::from_bytes([7; 32])
+    }
+
+    fn sealed(messages: &[Vec<u8>]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut sealer = Sealer::new(key(), LIMITS, 0);
+        for message in messages {
+            let (front, back) = message.split_at(message.len() / 3);
+            sealer.push(&mut out, &[front, &[], back]);
+        }
+        sealer.seal(&mut out);
+        out
+    }
+
+    fn opened(mut bytes: &[u8]) -> Result<Vec<Vec<u8>>, PacketError> {
+        let mut opener = Opener::new(key(), 0);
+        let mut reassembly = Reassembly::default();
+        let mut messages = Vec::new();
+        while let Some(packet) = split(bytes, LIMITS.packet_bytes_max)? {
+            for frame in opener.open(packet)? {
+                match frame {
+                    Frame::Whole(message) => messages.push(message.to_vec()),
+                    Frame::Fragment(fragment) => {
+                        if reassembly.add(&fragment, LIMITS.message_bytes_max)? {
+                            let message = reassembly.take();
+                            messages.push(message.clone());
+                            reassembly.give_back(message);
+                        }
+                    }
+                }
+            }
+            bytes = &bytes[packet.len()..];
+        }
+        assert!(bytes.is_empty(), "sealed bytes are whole packets");
+        Ok(messages)
+    }
+
+    #[test]
+    fn small_messages_share_a_packet_and_its_tag() {
+        let out = sealed(&[b"one".to_vec(), Vec::new(), b"three".to_vec()]);
+        assert_eq!(out.len(), HEADER_BYTES + 3 * FRAME_HEADER_BYTES + 8);
+        assert_eq!(
+            opened(&out).unwrap(),
+            [b"one".to_vec(), Vec::new(), b"three".to_vec()]
+        );
+    }
+
+    #[test]
+    fn every_flipped_bit_is_refused() {
+        let out = sealed(&[b"message".to_vec()]);
+        for bit in 0..out.len() * 8 {
+            let mut bad = out.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            let outcome = split(&bad, LIMITS.packet_bytes_max).map(|packet| {
+                packet.map(|packet| Opener::new(key(), 0).open(packet).map(Iterator::count))
+            });
+            assert!(
+                !matches!(outcome, Ok(Some(Ok(_)))),
+                "bit {bit} went unnoticed"
+            );
+        }
+    }
+
+    #[test]
+    fn a_packet_played_back_is_refused() {
+        let out = sealed(&[b"message".to_vec()]);
+        let mut opener = Opener::new(key(), 0);
+        assert_eq!(opener.open(&out).unwrap().count(), 1);
+        assert_eq!(
+            opener.open(&out).unwrap_err(),
+            PacketError::Replayed {
+                counter: 1,
+                last: 1
+            }
+        );
+    }
+
+    #[test]
+    fn a_length_is_judged_before_its_packet_is_there() {
+        assert_eq!(split(&[1, 0, 0], 2048), Ok(None));
+        assert_eq!(
+            split(&31u32.to_le_bytes(), 2048),
+            Err(PacketError::TooShort(31))
+        );
+        assert_eq!(
+            split(&2049u32.to_le_bytes(), 2048),
+            Err(PacketError::TooLong {
+                length: 2049,
+                max: 2048
+            })
+        );
+        assert_eq!(split(&2048u32.to_le_bytes(), 2048), Ok(None));
+    }
+
+    #[test]
+    fn frames_that_leave_their_packet_are_refused() {
+        assert_eq!(frames(&[1, 0, 0]).unwrap_err(), PacketError::Frame(0));
+        assert_eq!(
+            frames(&[0, 0, 0, 0, 2, 0, 0, 0, 9]).unwrap_err(),
+            PacketError::Frame(4)
+        );
+        let short_fragment = (FRAGMENT_FLAG | 15).to_le_bytes();
+        assert_eq!(
+            frames(&[&short_fragment[..], &[0; 15]].concat()).unwrap_err(),
+            PacketError::Frame(0)
+        );
+    }
+
+    #[test]
+    fn fragments_must_continue_their_message_within_the_limit() {
+        let part = |id, offset, total, bytes| Fragment {
+            id,
+            offset,
+            total,
+            bytes,
+        };
+        let refused = |earlier: &[Fragment<'_>], last: Fragment<'_>| {
+            let mut reassembly = Reassembly::default();
+            for fragment in earlier {
+                reassembly.add(fragment, 100).unwrap();
+            }
+            reassembly.add(&last, 100).unwrap_err();
+        };
+        refused(&[], part(1, 0, 101, b"too long"));
+        refused(&[], part(1, 0, 0, b""));
+        refused(&[], part(1, 1, 10, b"not the start"));
+        refused(&[], part(0, 0, 10, b"ids begin at 1"));
+        refused(&[], part(1, 0, 10, b""));
+        refused(&[], part(1, 0, 3, b"more than total"));
+        refused(&[part(1, 0, 10, b"abc")], part(2, 3, 10, b"other id"));
+        refused(&[part(1, 0, 10, b"abc")], part(1, 4, 10, b"gap"));
+        refused(&[part(1, 0, 10, b"abc")], part(1, 3, 11, b"total"));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_sealed_opens_as_it_was(lengths in prop::collection::vec(prop_oneof![0usize..100, 1900..2100usize, 0..20_000usize], 0..12)) {
+            let messages: Vec<Vec<u8>> = lengths.iter().enumerate().map(|(i, &len)| (0..len).map(|at| u8::try_from((at * 7 + i) % 251).unwrap()).collect()).collect();
+            let bytes = sealed(&messages);
+            prop_assert!(bytes.len() <= lengths.iter().map(|&len| LIMITS.wire_bytes_max(len)).sum());
+            prop_assert_eq!(opened(&bytes).unwrap(), messages);
+        }
+
+        #[test]
+        fn arbitrary_bytes_are_refused_or_incomplete(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            if let Ok(Some(packet)) = split(&bytes, LIMITS.packet_bytes_max) {
+                prop_assert!(Opener::new(key(), 0).open(packet).is_err());
+            }
+        }
+
+        #[test]
+        fn arbitrary_frames_never_panic_nor_exceed_the_limit(body in prop::collection::vec(prop_oneof![Just(0u8), Just(128), any::<u8>()], 0..200)) {
+            if let Ok(parsed) = frames(&body) {
+                let mut reassembly = Reassembly::default();
+                for frame in parsed {
+                    if let Frame::Fragment(fragment) = frame
+                        && reassembly.add(&fragment, 64).unwrap_or(false)
+                    {
+                        prop_assert!(reassembly.take().len() <= 64);
+                    }
+                }
+            }
+        }
+    }
+}
