@@ -1,0 +1,452 @@
+//! One authenticated peer, without a socket: bytes in, messages and bytes out.
+//!
+//! ```text
+//! dialler                                      acceptor
+//!   Hello ─────────────────────────────────────► looks the dialler up, derives the link key
+//!   derives the link key  ◄───────── Hello, Proof
+//!   Proof, then messages ──────────────────────► up: messages
+//! ```
+//!
+//! Nothing but Hello, Proof and Refuse is parsed before the other side has proved that it has the link key, and those three are small and of bounded
+//! length. Whoever refuses says why in a Refuse packet before the connection is closed (see [`crate::refusal`]). Everything that does not verify ends this link and no other.
+//!
+//! The send buffer is bounded: when it is full, [`Link::send`] drops the message and says so; the protocol sends again what matters (PROTOCOL.md section 3).
+//! Source: DESIGN.md section 4. Cost: one round trip, one X25519 agreement per side and connection; after that one MAC per packet.
+
+use twostep_crypto::{PROTOCOL_VERSION, Party, PublicIdentity, link_keys};
+
+use crate::hello::{Directory, HELLO_BYTES, Hello, Local, MAGIC, key_nonce};
+use crate::outbox::Outbox;
+use crate::packet::{
+    Fragment, Frames, HEADER_BYTES, Header, Kind, Opener, PacketLimits, Reassembly, Sealer, frames,
+    split, wire_u32,
+};
+use crate::refusal::{DETAIL_BYTES_MAX, LinkError, Refused, read_refusal};
+
+/// Names a link of one loop. Never used again within a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId {
+    index: u32,
+    generation: u32,
+}
+
+impl LinkId {
+    /// Names no link, ever.
+    pub const NONE: LinkId = LinkId {
+        index: u32::MAX,
+        generation: u32::MAX,
+    };
+
+    pub(crate) fn new(index: u32, generation: u32) -> Self {
+        Self { index, generation }
+    }
+
+    pub(crate) fn index(self) -> u32 {
+        self.index
+    }
+}
+
+/// What became of a message that was given to a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum SendOutcome {
+    /// It waits in the send buffer, or in the fault layer.
+    Queued,
+    /// The send buffer is full: the message is dropped and counted. The peer is slow, not the node; what matters is sent again by the protocol.
+    Dropped,
+    /// It exceeds `message_bytes_max`: it will never go. Dropped and counted.
+    TooLarge,
+    /// There is no such link, or it is not up.
+    NoLink,
+}
+
+/// Who is at the other end of a link that is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerIdentity {
+    /// Its party.
+    pub party: Party,
+    /// Its public keys.
+    pub public: PublicIdentity,
+    /// Drawn by its process at start: another one means that it restarted.
+    pub boot: [u8; 16],
+}
+
+/// What a link found at the front of the received bytes.
+#[derive(Debug)]
+pub(crate) enum Step<'a> {
+    /// Less than a packet.
+    Incomplete,
+    /// A handshake packet of this many bytes.
+    Handshake(usize),
+    /// A handshake packet of this many bytes, after which the link is up.
+    Up(usize),
+    /// A data packet of this many bytes, and its frames.
+    Data(usize, Frames<'a>),
+    /// The other side ends the link and says why.
+    RefusedUs(Refused),
+}
+
+/// One end of one connection.
+pub(crate) struct Link {
+    state: State,
+    outbox: Outbox,
+    limits: PacketLimits,
+    /// Packets sealed on this link that nobody has counted yet.
+    sealed_counted: u64,
+}
+
+enum State {
+    /// We dialled and sent this Hello to this party.
+    Dialled {
+        expects: Party,
+        hello: Box<[u8; HELLO_BYTES]>,
+    },
+    /// We accepted, and will answer with this nonce. The party is what an unfit Hello claimed.
+    Accepted {
+        nonce: [u8; 16],
+        claimed: Option<Party>,
+    },
+    /// The keys are there, the other side's proof is not.
+    Proving {
+        dialled: bool,
+        session: Box<Session>,
+    },
+    Up(Box<Session>),
+    /// Refused, by either side.
+    Ended {
+        party: Option<Party>,
+    },
+}
+
+struct Session {
+    peer: PeerIdentity,
+    sealer: Sealer,
+    opener: Opener,
+    reassembly: Reassembly,
+}
+
+impl Link {
+    /// A link for a connection that we opened to reach `expects`. Its Hello waits in the send buffer.
+    pub fn dial(
+        local: &Local,
+        expects: Party,
+        nonce: [u8; 16],
+        limits: PacketLimits,
+        send_bytes_max: usize,
+    ) -> Self {
+        let hello = Hello::new(local, expects, nonce).to_packet();
+        let mut outbox = Outbox::new(send_bytes_max);
+        outbox.bytes.extend_from_slice(&hello);
+        Self {
+            state: State::Dialled {
+                expects,
+                hello: Box::new(hello),
+            },
+            outbox,
+            limits,
+            sealed_counted: 0,
+        }
+    }
+
+    /// A link for a connection that somebody opened to us.
+    pub fn accept(nonce: [u8; 16], limits: PacketLimits, send_bytes_max: usize) -> Self {
+        Self {
+            state: State::Accepted {
+                nonce,
+                claimed: None,
+            },
+            outbox: Outbox::new(send_bytes_max),
+            limits,
+            sealed_counted: 0,
+        }
+    }
+
+    /// Reads the first packet of `bytes`.
+    pub fn receive<'a>(
+        &mut self,
+        local: &Local,
+        directory: &dyn Directory,
+        bytes: &'a [u8],
+    ) -> Result<Step<'a>, LinkError> {
+        if let State::Up(session) = &mut self.state {
+            let Some(packet) = split(bytes, self.limits.packet_bytes_max)? else {
+                return Ok(Step::Incomplete);
+            };
+            let body = session.opener.check(packet)?;
+            return match Header::read(packet).kind {
+                kind if kind == Kind::Data as u16 => Ok(Step::Data(packet.len(), frames(body)?)),
+                kind if kind == Kind::Refuse as u16 => {
+                    self.end();
+                    Ok(Step::RefusedUs(read_refusal(body)))
+                }
+                kind => Err(LinkError::unexpected("data", kind)),
+            };
+        }
+        self.handshake(local, directory, bytes)
+    }
+
+    /// Adds a fragment of a packet that [`receive`](Self::receive) has just opened. A message that it completes is returned; give its buffer
+    /// [`back`](Self::give_back) after use.
+    pub fn reassemble(&mut self, fragment: &Fragment<'_>) -> Result<Option<Vec<u8>>, LinkError> {
+        let State::Up(session) = &mut self.state else {
+            return Ok(None);
+        };
+        let complete = session
+            .reassembly
+            .add(fragment, self.limits.message_bytes_max)?;
+        Ok(complete.then(|| session.reassembly.take()))
+    }
+
+    /// Takes back the buffer of a reassembled message.
+    pub fn give_back(&mut self, buffer: Vec<u8>) {
+        if let State::Up(session) = &mut self.state {
+            session.reassembly.give_back(buffer);
+        }
+    }
+
+    /// Queues one message, given in parts. Never blocks.
+    pub fn send(&mut self, parts: &[&[u8]]) -> SendOutcome {
+        let State::Up(session) = &mut self.state else {
+            return SendOutcome::NoLink;
+        };
+        let total: usize = parts.iter().map(|part| part.len()).sum();
+        if total > self.limits.message_bytes_max {
+            return SendOutcome::TooLarge;
+        }
+        if !self.outbox.has_room(self.limits.wire_bytes_max(total)) {
+            return SendOutcome::Dropped;
+        }
+        session.sealer.push(&mut self.outbox.bytes, parts);
+        SendOutcome::Queued
+    }
+
+    /// Seals what waits and returns it, to be written.
+    pub fn outgoing(&mut self) -> &[u8] {
+        if let State::Proving { session, .. } | State::Up(session) = &mut self.state {
+            session.sealer.seal(&mut self.outbox.bytes);
+        }
+        self.outbox.unsent()
+    }
+
+    /// The first `count` bytes of [`outgoing`](Self::outgoing) are written.
+    pub fn sent(&mut self, count: usize) {
+        self.outbox.sent(count);
+    }
+
+    /// Bytes that wait to be written.
+    pub fn queued_bytes(&self) -> usize {
+        self.outbox.pending()
+    }
+
+    /// Packets sealed since the last call, one MAC each.
+    pub fn newly_sealed(&mut self) -> u64 {
+        let (State::Proving { session, .. } | State::Up(session)) = &self.state else {
+            return 0;
+        };
+        let sealed = session.sealer.packets() - self.sealed_counted;
+        self.sealed_counted += sealed;
+        sealed
+    }
+
+    /// Ends the link and queues the packet that tells the other side why.
+    pub fn refuse(&mut self, error: &LinkError) {
+        let body = error.to_body();
+        match &mut self.state {
+            State::Proving { session, .. } | State::Up(session) => {
+                session
+                    .sealer
+                    .push_packet(&mut self.outbox.bytes, Kind::Refuse, &body);
+            }
+            State::Dialled { .. } | State::Accepted { .. } => {
+                let length = wire_u32(HEADER_BYTES + body.len());
+                let header = Header {
+                    length,
+                    version: PROTOCOL_VERSION,
+                    kind: Kind::Refuse as u16,
+                    counter: 0,
+                    tag: MAGIC,
+                };
+                self.outbox.bytes.extend_from_slice(&header.to_bytes());
+                self.outbox.bytes.extend_from_slice(&body);
+            }
+            State::Ended { .. } => return,
+        }
+        self.end();
+    }
+
+    /// Who is at the other end, once that is proved.
+    pub fn peer(&self) -> Option<&PeerIdentity> {
+        match &self.state {
+            State::Up(session) => Some(&session.peer),
+            State::Dialled { .. }
+            | State::Accepted { .. }
+            | State::Proving { .. }
+            | State::Ended { .. } => None,
+        }
+    }
+
+    /// Who the other end claims to be, or whom we dialled.
+    pub fn claimed(&self) -> Option<Party> {
+        match &self.state {
+            State::Dialled { expects, .. } => Some(*expects),
+            State::Proving { session, .. } | State::Up(session) => Some(session.peer.party),
+            State::Accepted { claimed: party, .. } | State::Ended { party } => *party,
+        }
+    }
+
+    fn end(&mut self) {
+        self.state = State::Ended {
+            party: self.claimed(),
+        };
+    }
+
+    fn handshake<'a>(
+        &mut self,
+        local: &Local,
+        directory: &dyn Directory,
+        bytes: &'a [u8],
+    ) -> Result<Step<'a>, LinkError> {
+        let Some(packet) = handshake_packet(bytes)? else {
+            return Ok(Step::Incomplete);
+        };
+        let header = Header::read(packet);
+        if header.kind == Kind::Refuse as u16 {
+            // Its tag may be made with a key that we have not: that may be the very reason.
+            self.end();
+            return Ok(Step::RefusedUs(read_refusal(&packet[HEADER_BYTES..])));
+        }
+        match &mut self.state {
+            State::Dialled { expects, hello } => {
+                let theirs = read_hello(packet, header)?;
+                if theirs.from != *expects {
+                    return Err(LinkError::reached_another(*expects, theirs.from));
+                }
+                let session = session(
+                    local,
+                    directory,
+                    &theirs,
+                    hello.as_slice(),
+                    packet,
+                    self.limits,
+                )?;
+                self.state = State::Proving {
+                    dialled: true,
+                    session,
+                };
+                Ok(Step::Handshake(packet.len()))
+            }
+            State::Accepted { nonce, claimed } => {
+                let theirs = read_hello(packet, header)?;
+                *claimed = Some(theirs.from);
+                let ours = Hello::new(local, theirs.from, *nonce).to_packet();
+                let mut session = session(local, directory, &theirs, &ours, packet, self.limits)?;
+                self.outbox.bytes.extend_from_slice(&ours);
+                session
+                    .sealer
+                    .push_packet(&mut self.outbox.bytes, Kind::Proof, &[]);
+                self.state = State::Proving {
+                    dialled: false,
+                    session,
+                };
+                Ok(Step::Handshake(packet.len()))
+            }
+            State::Proving { dialled, session } => {
+                if header.kind != Kind::Proof as u16 {
+                    return Err(LinkError::unexpected("a proof", header.kind));
+                }
+                let body = session
+                    .opener
+                    .check(packet)
+                    .map_err(|_| LinkError::bad_proof())?;
+                if !body.is_empty() {
+                    return Err(LinkError::malformed("a proof with a body"));
+                }
+                if *dialled {
+                    session
+                        .sealer
+                        .push_packet(&mut self.outbox.bytes, Kind::Proof, &[]);
+                }
+                let State::Proving { session, .. } =
+                    std::mem::replace(&mut self.state, State::Ended { party: None })
+                else {
+                    unreachable!("matched above")
+                };
+                self.state = State::Up(session);
+                Ok(Step::Up(packet.len()))
+            }
+            State::Up(_) | State::Ended { .. } => Ok(Step::Incomplete),
+        }
+    }
+}
+
+/// The rule that keeps two nodes from dialling each other at once: the lower id dials, and clients dial nodes.
+#[must_use]
+pub fn dials(me: Party, peer: Party) -> bool {
+    match (me, peer) {
+        (Party::Node(me), Party::Node(peer)) => me < peer,
+        (Party::Client(_), Party::Node(_)) => true,
+        (_, Party::Client(_)) => false,
+    }
+}
+
+/// The first packet of `bytes` while nobody is authenticated: only small ones are waited for.
+fn handshake_packet(bytes: &[u8]) -> Result<Option<&[u8]>, LinkError> {
+    split(bytes, HELLO_BYTES.max(HEADER_BYTES + 2 + DETAIL_BYTES_MAX))
+        .map_err(|_| LinkError::not_twostep())
+}
+
+fn read_hello(packet: &[u8], header: Header) -> Result<Hello, LinkError> {
+    if header.tag != MAGIC {
+        return Err(LinkError::not_twostep());
+    }
+    if header.version != PROTOCOL_VERSION {
+        return Err(LinkError::version(header.version));
+    }
+    if header.kind != Kind::Hello as u16 {
+        return Err(LinkError::unexpected("a Hello", header.kind));
+    }
+    Hello::read(packet)
+}
+
+/// Checks the other side's claim and derives the keys from both Hello packets.
+fn session(
+    local: &Local,
+    directory: &dyn Directory,
+    theirs: &Hello,
+    our_hello: &[u8],
+    their_hello: &[u8],
+    limits: PacketLimits,
+) -> Result<Box<Session>, LinkError> {
+    let public = theirs.admit(local, directory)?;
+    if theirs.to != local.me {
+        return Err(LinkError::dialled_for_another(theirs.to, local.me));
+    }
+    let (ours, other) = (
+        key_nonce(&local.scope, our_hello),
+        key_nonce(&local.scope, their_hello),
+    );
+    let keys = link_keys(
+        &local.scope,
+        &local.identity,
+        local.me,
+        theirs.from,
+        &public,
+        ours,
+        other,
+    )
+    .map_err(|_| LinkError::malformed("a key of low order"))?;
+    Ok(Box::new(Session {
+        peer: PeerIdentity {
+            party: theirs.from,
+            public,
+            boot: theirs.boot,
+        },
+        sealer: Sealer::new(keys.send, limits, 0),
+        opener: Opener::new(keys.receive, 0),
+        reassembly: Reassembly::default(),
+    }))
+}
+
+#[cfg(test)]
+#[path = "link_tests.rs"]
+mod tests;
