@@ -1,3 +1,49 @@
 //! Event loops, authenticated links and pooled buffers of twostep.
+//!
+//! ```text
+//!  other threads                     one loop, one thread
+//!  ─────────────   queue    ┌───────────────────────────────────────────────────────────────┐
+//!  commands ───► Sender ══► │ Service (a node's replica, a client, a load generator)         │
+//!                 WakeUp    │   ▲ message, link_up, link_down, turn      │ Net: send, dial   │
+//!                           │   │                                        ▼                   │
+//!                           │ Reactor ── reads ── Link ── opens      Link ── seals ── Net    │
+//!                           │   │        packet: header, MAC, frames, fragments      │ flush │
+//!                           │   ▼                                                    ▼       │
+//!                           │ Driver (mio): sockets by key, edges, one wait                  │
+//!                           └───────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! * [`pool`]: buffers behind counted handles; [`pool::Body`] is what roles share.
+//! * [`queue`]: bounded lock-free hand-off into a loop, and its wake-up.
+//! * [`packet`]: framing and MACs, sans-IO. [`link`]: one authenticated peer, sans-IO. [`refusal`]: why links end, told to both sides.
+//! * [`driver`] and [`mio`]: the operating system's side. `tcp`: socket options and when to dial again.
+//! * [`net`](mod@net): the links of a loop. [`reactor`]: the loop. [`fault`]: faults on purpose. [`counters`]: what happened.
+//!
+//! A peer, a client or anybody who reaches the port can send any bytes: what does not verify ends that connection with a counted, named reason, and
+//! nothing else. Everything is bounded by [`Limits`]. Nothing blocks the loop: a full send buffer drops the message, and the protocol sends again
+//! what matters.
 
+pub mod counters;
+pub mod driver;
+pub mod fault;
+mod hello;
+pub mod link;
+pub mod mio;
+pub mod net;
+mod outbox;
+pub mod packet;
 pub mod pool;
+pub mod queue;
+pub mod reactor;
+pub mod refusal;
+mod tcp;
+
+pub use counters::Counters;
+pub use fault::{Direction, FaultRule, Faults};
+pub use hello::Directory;
+pub use link::{LinkId, PeerIdentity, SendOutcome, dials};
+pub use net::{Limits, Net, PeerState};
+pub use pool::{Body, BodyMut, Pool};
+pub use queue::WakeUp;
+pub use reactor::{Idle, NetError, Reactor, ReactorConfig, Service};
+pub use refusal::{LinkDown, Refusal, Refused};

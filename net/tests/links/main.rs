@@ -1,0 +1,4 @@
+//! Links over real sockets on loopback: what works, and what strangers send.
+
+mod common;
+mod loopback;
