@@ -27,6 +27,7 @@ pub mod acks;
 pub mod admission;
 pub mod batch;
 pub mod checkpoint;
+pub mod client;
 pub mod configuration;
 pub mod executor;
 pub mod learner;
