@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use twostep_crypto::{
     Identity, MacKey, PublicIdentity, Scope, Signed, Tag, VerifyingKey, WeakKey, authenticator_key,
+    verify_batch,
 };
 
 use crate::batch::{Authenticator, BundleClaim, BundleView};
@@ -100,30 +101,79 @@ impl Gate {
         })
     }
 
+    /// Begins the check of the bundles of one batch.
+    #[must_use]
+    pub fn checker(&self) -> Checker<'_> {
+        Checker {
+            gate: self,
+            verdict: Ok(()),
+            signed: Vec::new(),
+        }
+    }
+
     /// Whether the client made this bundle, as far as this node can tell.
     ///
     /// # Errors
     /// [`Refusal::UnknownClient`] or [`Refusal::Unauthentic`].
     pub fn check(&self, bundle: &BundleView<'_>, digest: &Digest) -> Result<(), Refusal> {
-        let keys = self
+        let mut checker = self.checker();
+        checker.see(bundle, digest);
+        checker.finish()
+    }
+}
+
+/// The check of the bundles of one batch: tags one by one, signatures together at the end.
+pub struct Checker<'a> {
+    gate: &'a Gate,
+    verdict: Result<(), Refusal>,
+    signed: Vec<(Signed<BundleClaim>, VerifyingKey)>,
+}
+
+impl Checker<'_> {
+    /// Takes the next bundle.
+    pub fn see(&mut self, bundle: &BundleView<'_>, digest: &Digest) {
+        if self.verdict.is_ok() {
+            self.verdict = self.judge(bundle, digest);
+        }
+    }
+
+    /// The verdict on all of them.
+    ///
+    /// # Errors
+    /// [`Refusal::UnknownClient`] or [`Refusal::Unauthentic`] for the first bundle that its client did not make.
+    pub fn finish(self) -> Result<(), Refusal> {
+        self.verdict?;
+        if self.signed.is_empty() {
+            return Ok(());
+        }
+        let results = verify_batch(&self.gate.scope, self.signed);
+        results
+            .into_iter()
+            .try_for_each(|result| result.map(drop).map_err(|_| Refusal::Unauthentic))
+    }
+
+    fn judge(&mut self, bundle: &BundleView<'_>, digest: &Digest) -> Result<(), Refusal> {
+        let gate = self.gate;
+        let keys = gate
             .clients
             .get(&bundle.client)
             .ok_or(Refusal::UnknownClient)?;
-        match (self.admission, bundle.authenticator) {
+        match (gate.admission, bundle.authenticator) {
             (Admission::Link, _) => Ok(()),
             (Admission::Mac | Admission::Signed, Authenticator::Signature(signature)) => {
                 let signer = Party::Client(bundle.client);
-                let claim = Signed {
-                    signer,
-                    content: BundleClaim(*digest),
-                    signature,
-                };
-                claim
-                    .check(&self.scope, &keys.sign)
-                    .map_err(|_| Refusal::Unauthentic)
+                self.signed.push((
+                    Signed {
+                        signer,
+                        content: BundleClaim(*digest),
+                        signature,
+                    },
+                    keys.sign,
+                ));
+                Ok(())
             }
             (Admission::Mac, Authenticator::Mac(_)) => {
-                let place = self.place.ok_or(Refusal::Unauthentic)?;
+                let place = gate.place.ok_or(Refusal::Unauthentic)?;
                 let tag = bundle
                     .authenticator
                     .tag(place)
@@ -135,5 +185,160 @@ impl Gate {
             (Admission::Mac | Admission::Signed, Authenticator::None)
             | (Admission::Signed, Authenticator::Mac(_)) => Err(Refusal::Unauthentic),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{Bundle, BundleWriter, Request, RequestKind};
+    use crate::configuration::{Limits, Member, Roles};
+    use crate::quorum::FaultModel;
+    use crate::types::{Seq, SessionId};
+    use twostep_net::pool::Body;
+
+    struct World {
+        configuration: Configuration,
+        nodes: Vec<Identity>,
+        client: Identity,
+        gates: Vec<Gate>,
+    }
+
+    fn world(admission: Admission) -> World {
+        let nodes: Vec<Identity> = (0..6).map(|seed| Identity::from_seed([seed; 32])).collect();
+        let client = Identity::from_seed([99; 32]);
+        let member = |(node, identity): (usize, &Identity)| Member {
+            roles: if node < 4 {
+                Roles::ALL
+            } else {
+                Roles::ACCEPTOR
+            },
+            public: identity.public(),
+        };
+        let members = nodes.iter().enumerate().map(member).collect();
+        let configuration = Configuration::new(
+            FaultModel::Fab,
+            1,
+            members,
+            Limits::default(),
+            admission,
+            [0; 16],
+        )
+        .unwrap();
+        let directory = ClientDirectory::new([client.public()]);
+        let gate = |(node, identity): (usize, &Identity)| {
+            Gate::new(
+                &configuration,
+                NodeId(u16::try_from(node).unwrap()),
+                identity,
+                &directory,
+            )
+            .unwrap()
+        };
+        let gates = nodes.iter().enumerate().map(gate).collect();
+        World {
+            configuration,
+            nodes,
+            client,
+            gates,
+        }
+    }
+
+    impl World {
+        fn bundle(&self, finish: impl FnOnce(&mut BundleWriter, &Scope)) -> Bundle {
+            let scope = self.configuration.scope();
+            let mut writer = BundleWriter::new(self.client.public().client_id());
+            let kind = RequestKind::Operation;
+            assert!(writer.push(&Request {
+                kind,
+                session: SessionId::NONE,
+                seq: Seq(1),
+                operation: b"x"
+            }));
+            finish(&mut writer, &scope);
+            let bytes = Body::from_vec(writer.bytes().to_vec());
+            Bundle::parse(bytes, &scope, self.configuration.limits()).unwrap()
+        }
+
+        fn tags(&self, spoilt: Option<usize>) -> Bundle {
+            let client = self.client.public().client_id();
+            self.bundle(|writer, scope| {
+                let key = |(node, identity): (usize, &Identity)| {
+                    if spoilt == Some(node) {
+                        return MacKey::from_bytes([0; 32]);
+                    }
+                    let node = NodeId(u16::try_from(node).unwrap());
+                    authenticator_key(scope, &self.client, &identity.public(), client, node)
+                        .unwrap()
+                };
+                let keys: Vec<MacKey> = self.nodes.iter().enumerate().map(key).collect();
+                writer.finish_mac(scope, &keys);
+            })
+        }
+
+        fn verdicts(&self, bundle: &Bundle) -> Vec<Result<(), Refusal>> {
+            self.gates
+                .iter()
+                .map(|gate| gate.check(&bundle.view(), &bundle.digest()))
+                .collect()
+        }
+    }
+
+    #[test]
+    fn every_voting_node_checks_its_own_tag() {
+        let world = world(Admission::Mac);
+        assert_eq!(world.verdicts(&world.tags(None)), [Ok(()); 6]);
+        let mut expected = [Ok(()); 6];
+        expected[5] = Err(Refusal::Unauthentic);
+        assert_eq!(
+            world.verdicts(&world.tags(Some(5))),
+            expected,
+            "only the node with the bad tag can tell"
+        );
+    }
+
+    #[test]
+    fn a_signature_convinces_everyone_and_only_the_clients_own() {
+        for admission in [Admission::Mac, Admission::Signed] {
+            let world = world(admission);
+            let signed = world.bundle(|writer, scope| {
+                writer.finish_signed(scope, world.client.signing());
+            });
+            assert_eq!(world.verdicts(&signed), [Ok(()); 6]);
+            let stolen = world.bundle(|writer, scope| {
+                writer.finish_signed(scope, world.nodes[0].signing());
+            });
+            assert_eq!(world.verdicts(&stolen), [Err(Refusal::Unauthentic); 6]);
+        }
+    }
+
+    #[test]
+    fn no_authenticator_is_enough_only_where_links_are() {
+        let world = world(Admission::Mac);
+        let bare = world.bundle(|writer, scope| {
+            writer.finish_bare(scope);
+        });
+        assert_eq!(world.verdicts(&bare), [Err(Refusal::Unauthentic); 6]);
+        let signed_only = self::world(Admission::Signed);
+        assert_eq!(
+            signed_only.verdicts(&signed_only.tags(None)),
+            [Err(Refusal::Unauthentic); 6]
+        );
+    }
+
+    #[test]
+    fn a_bad_signature_among_good_ones_is_found() {
+        let world = world(Admission::Mac);
+        let good = world.bundle(|writer, scope| {
+            writer.finish_signed(scope, world.client.signing());
+        });
+        let bad = world.bundle(|writer, scope| {
+            writer.finish_signed(scope, world.nodes[0].signing());
+        });
+        let mut checker = world.gates[0].checker();
+        for bundle in [&good, &bad, &good] {
+            checker.see(&bundle.view(), &bundle.digest());
+        }
+        assert_eq!(checker.finish(), Err(Refusal::Unauthentic));
     }
 }

@@ -489,6 +489,12 @@ impl BundleWriter {
         self.bytes.len()
     }
 
+    /// The bundle, once it is finished.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Whether no request was written.
     #[must_use]
     pub fn is_empty(&self) -> bool {

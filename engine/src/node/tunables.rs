@@ -154,7 +154,12 @@ impl NodeOptions {
     }
 }
 
-fn within<T: PartialOrd + Display + Copy>(key: &str, value: T, least: T, most: T) -> Result<(), String> {
+fn within<T: PartialOrd + Display + Copy>(
+    key: &str,
+    value: T,
+    least: T,
+    most: T,
+) -> Result<(), String> {
     if value < least || value > most {
         return Err(format!("{key} = {value}: expected {least} to {most}"));
     }

@@ -97,19 +97,19 @@ impl<R: Rules> Replica<R> {
             .as_ref()
             .is_some_and(|learner| learner.wants(decree, value));
         if voting || wanted {
-            let mut authentic = Ok(());
-            let gate = &self.gate;
+            let mut checker = self.gate.checker();
             let batch = Batch::parse(
                 body,
                 &self.scope,
                 self.configuration.limits(),
                 |bundle, digest| {
-                    if voting && authentic.is_ok() {
-                        authentic = gate.check(bundle, digest);
+                    if voting {
+                        checker.see(bundle, digest);
                     }
                     Ok::<(), Refusal>(())
                 },
             )?;
+            let authentic = checker.finish();
             if batch.value() != value {
                 return Err(Refusal::WrongBody);
             }
