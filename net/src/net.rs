@@ -21,6 +21,8 @@ use crate::tcp::Backoff;
 
 /// How long a refused connection may take to read why, before it is closed.
 const LINGER: Duration = Duration::from_secs(1);
+/// Most connections taken from one listener at a time.
+const ACCEPTS_PER_TURN: usize = 64;
 /// When to try again to accept, after the operating system had no room for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -275,14 +277,20 @@ impl Net {
         let Some(peer) = self.peers.get_mut(&party) else {
             return;
         };
-        let link = match peer.dial {
+        let under_way = match peer.dial {
             Dial::Under(link) => Some(link),
-            Dial::Idle | Dial::At(_) => peer.link.filter(|_| peer.dialled.is_some()),
+            Dial::Idle | Dial::At(_) => None,
         };
+        let up = peer.link;
         peer.dialled = None;
         peer.dial = Dial::Idle;
-        if let Some(link) = link {
-            self.close(link);
+        for link in [under_way, up].into_iter().flatten() {
+            if self
+                .connection(link)
+                .is_some_and(|connection| !connection.accepted)
+            {
+                self.close(link);
+            }
         }
     }
 
@@ -457,9 +465,9 @@ impl Net {
         self.mark_dirty(link);
     }
 
-    /// Takes every connection that waits at the listeners.
+    /// Takes the connections that wait at `listener`, up to a bound: a flood of them must not hold up the turn.
     pub(crate) fn accept_all(&mut self, listener: Key) {
-        loop {
+        for _ in 0..ACCEPTS_PER_TURN {
             let key = self.take_slot();
             match self.driver.accept(listener, key) {
                 Ok(_) => self.accepted_at(key),
@@ -480,6 +488,8 @@ impl Net {
                 }
             }
         }
+        // More may wait, and no edge will say so.
+        self.accept_again = Some(self.now);
     }
 
     /// Reads the first packet of `bytes` on `link`, for the reactor to act on. A refusal has ended the link already.

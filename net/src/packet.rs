@@ -28,6 +28,8 @@ const FRAGMENT_FLAG: u32 = 1 << 31;
 const COVERED_BYTES: usize = 16;
 /// A fragment shorter than this waits for the next packet: its header would weigh more than it carries.
 const FRAGMENT_BYTES_MIN: usize = 512;
+/// A reassembly buffer above this is not kept between messages: the largest messages are rare, and links are many.
+const KEPT_BYTES: usize = 4 * 1024 * 1024;
 
 /// What a packet is for. Everything but `Data` belongs to the handshake or ends the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -519,8 +521,10 @@ impl Reassembly {
 
     /// Takes back the buffer of a message that has been used.
     pub fn give_back(&mut self, buffer: Vec<u8>) {
-        self.buffer = buffer;
-        self.buffer.clear();
+        if buffer.capacity() <= KEPT_BYTES {
+            self.buffer = buffer;
+            self.buffer.clear();
+        }
     }
 }
 

@@ -113,6 +113,8 @@ pub struct Reactor {
     config: ReactorConfig,
     wake_up: WakeUp,
     events: Vec<Event>,
+    /// The links read in this turn; swapped with the list of those that shall be read, so that neither allocates.
+    reading: Vec<u32>,
     /// Bytes are read into and opened in this one buffer; links keep only packets whose end has not come.
     scratch: Box<[u8]>,
 }
@@ -183,6 +185,7 @@ impl Reactor {
             config,
             wake_up,
             events: Vec::new(),
+            reading: Vec::new(),
             scratch,
         })
     }
@@ -267,15 +270,11 @@ impl Reactor {
 
     fn turn(&mut self, service: &mut (impl Service + ?Sized), now: Instant) {
         self.take_events();
-        let mut ready = std::mem::take(&mut self.net.ready);
-        for index in ready.drain(..) {
+        std::mem::swap(&mut self.net.ready, &mut self.reading);
+        for index in self.reading.drain(..) {
             if let Some(link) = self.net.link_at(index) {
                 read(&mut self.net, &mut self.scratch, service, link);
             }
-        }
-        // Links that have more to read have entered themselves meanwhile; keep the emptied list's memory.
-        if self.net.ready.is_empty() {
-            self.net.ready = ready;
         }
         while let Some(held) = self.net.timers() {
             if self.net.is_up(held.link) {

@@ -14,6 +14,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// A link that was up this long was good: the next pause is short again.
 const GOOD_AFTER: Duration = Duration::from_secs(1);
+/// A connection that is silent this long is probed: a client whose machine vanished must not hold its place.
+const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(30);
 /// Bytes that stay unacknowledged this long mean that the peer's machine or the way to it is gone.
 const USER_TIMEOUT_MS: u32 = 10_000;
 
@@ -21,6 +23,7 @@ const USER_TIMEOUT_MS: u32 = 10_000;
 pub(crate) fn configure(socket: impl AsFd) -> Result<(), Errno> {
     sockopt::set_tcp_nodelay(&socket, true)?;
     sockopt::set_socket_keepalive(&socket, true)?;
+    sockopt::set_tcp_keepidle(&socket, KEEP_ALIVE_AFTER)?;
     // Some kernels lack this one. Without it a dead peer is noticed later, by keep-alive.
     #[cfg(target_os = "linux")]
     let _ = sockopt::set_tcp_user_timeout(&socket, USER_TIMEOUT_MS);

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::common::{self, Loop, PATIENCE, Seen, Setup, client, node};
+use twostep_crypto::NodeId;
 use twostep_net::{
     Direction, FaultRule, LinkDown, LinkId, Net, NetError, Reactor, ReactorConfig, Refusal,
     SendOutcome,
@@ -82,7 +83,7 @@ fn one_message_in_parts_arrives_as_one() {
 #[test]
 fn both_ways_at_once_with_messages_above_the_socket_buffers() {
     let (a, b, link) = pair(Setup::node(1), Setup::node(2));
-    let back = b.ask(|net| net.link_to(twostep_crypto::NodeId(1))).unwrap();
+    let back = b.ask(|net| net.link_to(NodeId(1))).unwrap();
     for number in 0..10 {
         assert_eq!(a.send(link, message(number, 1 << 20)), SendOutcome::Queued);
         assert_eq!(
@@ -129,11 +130,10 @@ fn a_restarted_peer_is_dialled_again_and_shows_another_boot_nonce() {
 
 #[test]
 fn a_newer_connection_of_a_node_replaces_the_older() {
-    let (a, b, old) = pair(Setup::node(1), Setup::node(2));
+    let (a, b, _) = pair(Setup::node(1), Setup::node(2));
     // A second process with the same identity, as after a restart whose old connection nobody closed.
     let twin = Setup::node(1).start();
     a.ask(|net| net.undial(node(2)));
-    let _ = old;
     a.until_down();
     a.dial(&b);
     a.until_up(node(2));
@@ -146,8 +146,7 @@ fn a_newer_connection_of_a_node_replaces_the_older() {
     );
     a.ask(|net| net.undial(node(2)));
     b.until("the replacement", |net| {
-        net.counters().refused(Refusal::Replaced) >= 1
-            && net.link_to(twostep_crypto::NodeId(1)).is_some()
+        net.counters().refused(Refusal::Replaced) >= 1 && net.link_to(NodeId(1)).is_some()
     });
 }
 
@@ -285,7 +284,7 @@ fn set_rule(of: &Loop, direction: Direction, rule: FaultRule) {
 #[test]
 fn faults_cut_one_way_duplicate_and_delay_and_end() {
     let (a, b, link) = pair(Setup::node(1), Setup::node(2));
-    let back = b.ask(|net| net.link_to(twostep_crypto::NodeId(1))).unwrap();
+    let back = b.ask(|net| net.link_to(NodeId(1))).unwrap();
     set_rule(&a, Direction::Out, FaultRule::cut());
     assert_eq!(a.send(link, b"lost".to_vec()), SendOutcome::Queued);
     assert_eq!(b.send(back, b"the other way".to_vec()), SendOutcome::Queued);
@@ -415,4 +414,31 @@ fn idle_loops_sleep() {
         a.counters().turns - before <= 4,
         "a loop without work takes no turns"
     );
+}
+
+#[test]
+fn nodes_that_dial_each_other_settle_on_one_link() {
+    let (a, b) = (Setup::node(1).start(), Setup::node(2).start());
+    a.dial(&b);
+    b.dial(&a);
+    let mut quiet = 0;
+    let end = Instant::now() + PATIENCE;
+    while quiet < 10 {
+        assert!(Instant::now() < end, "they settle in time");
+        let before = a.counters().links_up + b.counters().links_up;
+        std::thread::sleep(Duration::from_millis(50));
+        let after = a.counters().links_up + b.counters().links_up;
+        quiet = if before == after { quiet + 1 } else { 0 };
+    }
+    let link = a.ask(|net| net.link_to(NodeId(2))).expect("a link is up");
+    assert_eq!(a.send(link, b"settled".to_vec()), SendOutcome::Queued);
+    assert_eq!(b.until_message(), b"settled");
+}
+
+#[test]
+fn undialling_leaves_links_that_the_other_side_opened() {
+    let (a, b, link) = pair(Setup::node(1), Setup::node(2));
+    b.ask(|net| net.undial(node(1)));
+    assert_eq!(a.send(link, b"still up".to_vec()), SendOutcome::Queued);
+    assert_eq!(b.until_message(), b"still up");
 }

@@ -1,4 +1,5 @@
 //! Links over real sockets on loopback: what works, and what strangers send.
 
 mod common;
+mod hostile;
 mod loopback;
