@@ -8,6 +8,8 @@
 //! proofs failing. `boot` is drawn once per process and tells a restart from a reconnect; `nonce` is drawn per connection, so that no two connections share a key
 //! and counters may begin anew.
 
+use std::sync::Arc;
+
 use twostep_crypto::{
     ClusterId, Context, Epoch, Identity, PROTOCOL_VERSION, Party, PublicIdentity, Scope,
     VerifyingKey,
@@ -25,7 +27,7 @@ pub(crate) const HELLO_BYTES: usize =
 /// What one side keeps for all its links.
 pub(crate) struct Local {
     pub scope: Scope,
-    pub identity: Identity,
+    pub identity: Arc<Identity>,
     pub me: Party,
     /// Random per process.
     pub boot: [u8; 16],

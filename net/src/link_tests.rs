@@ -26,7 +26,7 @@ fn identity(id: u8) -> Identity {
 fn local(id: u8, cluster: u8) -> Local {
     Local {
         scope: Scope::new(ClusterId([cluster; 32]), Epoch(0)),
-        identity: identity(id),
+        identity: identity(id).into(),
         me: node(id.into()),
         boot: [id; 16],
     }
@@ -211,7 +211,7 @@ fn every_mismatch_is_refused_by_name_on_both_sides() {
 fn impostor() -> (Side, Side) {
     let (mut a, b) = good_pair();
     let mut hello = Hello::new(&a.local, node(2), [1; 16]);
-    a.local.identity = identity(3);
+    a.local.identity = identity(3).into();
     hello.boot = [4; 16];
     let packet = hello.to_packet();
     a.link = Link::accept([0; 16], LIMITS, SEND_MAX);

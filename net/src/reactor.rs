@@ -14,6 +14,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use twostep_crypto::{Identity, Party, Scope};
@@ -130,7 +131,7 @@ impl Reactor {
     pub fn new(
         config: ReactorConfig,
         scope: Scope,
-        identity: Identity,
+        identity: impl Into<Arc<Identity>>,
         me: Party,
         directory: impl Directory + Send + 'static,
     ) -> Result<Self, NetError> {
@@ -155,7 +156,7 @@ impl Reactor {
     pub fn with_driver(
         config: ReactorConfig,
         scope: Scope,
-        identity: Identity,
+        identity: impl Into<Arc<Identity>>,
         me: Party,
         directory: Box<dyn Directory + Send>,
         driver: Box<dyn Driver>,
@@ -166,7 +167,7 @@ impl Reactor {
         let wake_up = driver.wake_up();
         let local = Local {
             scope,
-            identity,
+            identity: identity.into(),
             me,
             boot,
         };
