@@ -1,4 +1,12 @@
-//! The node: configuration files, and a host that runs a replica over real links.
+//! The node: a replica with its execution over real links, in one loop on one thread.
+//!
+//! ```text
+//!  config.toml, TWOSTEP_*, flags ──► NodeConfig ──► Node::builder(config).build(state machine) ──► run()
+//!                                                      │
+//!       links ◄──► reactor ◄──► host { replica (or a strategy around it), executor, session table, state machine }
+//!                                  ▲
+//!       control.sock ◄─ thread ─► queue                 status, faults
+//! ```
 //!
 //! | module | what |
 //! |---|---|
@@ -6,14 +14,295 @@
 //! | [`tunables`] | what a node may choose for itself: key, variable and flag from one table |
 //! | [`config`] | a node's file, then variables, then flags |
 //! | [`testnet`] | the folders of a new cluster |
+//! | [`birth`] | first start or lost disk; one process per folder |
+//! | [`control`] | the control socket, and how to ask it |
+//! | [`status`] | what it answers |
 //! | [`file`] | reading TOML with errors that say where and what was meant |
+//!
+//! This version keeps nothing on disk (`durability = "memory"`): records count as stored at once, a node that starts
+//! again only learns, and a power cut of more than f nodes loses the order.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use thiserror::Error;
+use tracing::{info, warn};
+use twostep_crypto::{PublicIdentity, WeakKey};
+use twostep_net::pool::Pool;
+use twostep_net::{Idle, Limits, NetError, Reactor, ReactorConfig, Service, WakeUp, dials, queue};
+
+use crate::admission::ClientDirectory;
+use crate::executor::Executor;
+use crate::replica::{Replica, Setup, Standing};
+use crate::state_machine::StateMachine;
+use crate::types::{NodeId, Party};
+use crate::wire::Bounds;
+
+pub mod birth;
 pub mod cluster;
 pub mod config;
+pub mod control;
 pub mod file;
+mod host;
+pub mod status;
 pub mod testnet;
 pub mod tunables;
 
-pub use cluster::{ClientFolder, ClusterFile};
+pub use cluster::{ClientFolder, ClusterFile, roles_in_words};
 pub use config::NodeConfig;
+pub use host::{Hosted, cpu_seconds};
+pub use status::NodeStatus;
 pub use tunables::NodeOptions;
+
+/// Who a running node is.
+#[derive(Clone, Debug)]
+pub(crate) struct Identification {
+    pub node: NodeId,
+    pub cluster: ClusterFile,
+    pub listen: SocketAddr,
+}
+
+/// Why a node cannot start or go on.
+#[derive(Debug, Error)]
+pub enum NodeError {
+    /// Its folder.
+    #[error(transparent)]
+    Birth(#[from] birth::BirthError),
+    /// Its control socket.
+    #[error(transparent)]
+    Control(#[from] control::ControlError),
+    /// Its addresses.
+    #[error(transparent)]
+    Address(#[from] file::FileError),
+    /// Its port or loop.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// A client's key.
+    #[error("{cluster}: a client's public key cannot be used: {source}", cluster = cluster.display())]
+    Client {
+        /// The cluster file that lists it.
+        cluster: PathBuf,
+        /// Why.
+        source: WeakKey,
+    },
+}
+
+impl NodeError {
+    /// Whether another process has the node's address: a launcher that chose it may choose another one.
+    #[must_use]
+    pub fn is_address_in_use(&self) -> bool {
+        matches!(self, NodeError::Net(NetError::AddressInUse(_)))
+    }
+}
+
+/// Builds a [`Node`].
+pub struct NodeBuilder {
+    config: NodeConfig,
+    first_start: bool,
+    hook: Box<dyn FnOnce(Replica) -> Box<dyn Hosted>>,
+}
+
+impl NodeBuilder {
+    /// Says that this node has never run: without it a node takes its disk for lost and only learns.
+    #[must_use]
+    pub fn first_start(mut self, first_start: bool) -> NodeBuilder {
+        self.first_start = first_start;
+        self
+    }
+
+    /// Wraps the replica: the one hook by which a strategy takes its place.
+    #[must_use]
+    pub fn machine(mut self, hook: impl FnOnce(Replica) -> Box<dyn Hosted> + 'static) -> NodeBuilder {
+        self.hook = Box::new(hook);
+        self
+    }
+
+    /// Locks the folder, listens, and serves the control socket. The node takes part once it runs.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub fn build(self, state_machine: impl StateMachine + 'static) -> Result<Node, NodeError> {
+        let NodeConfig { folder, node, cluster, identity, options } = self.config;
+        let lock = birth::lock(&folder)?;
+        let configuration = Arc::clone(&cluster.configuration);
+        let bounds = Bounds::of(&configuration);
+        let mut reactor = Reactor::new(
+            reactor_config(&options, &bounds),
+            configuration.scope(),
+            Arc::clone(&identity),
+            Party::Node(node),
+            Parties::of(&cluster),
+        )?;
+        let wanted = match options.listen {
+            Some(listen) => listen,
+            None => cluster.resolve_one(node)?,
+        };
+        let listen = reactor.listen(wanted)?;
+        for (peer, address) in cluster.resolve()? {
+            if peer != node && dials(Party::Node(node), Party::Node(peer)) {
+                reactor.net().dial(Party::Node(peer), address);
+            }
+        }
+        let (sender, requests) = queue::bounded(control::REQUESTS_MAX, reactor.waker());
+        let control = control::Server::start(&folder, sender)?;
+        // Only what cannot fail any more comes after the start is on record.
+        let words = format!("node {node} of cluster {} has run", configuration.cluster());
+        let standing = birth::standing(&folder, self.first_start, &words)?;
+        let pool = Pool::new(options.pool_bytes);
+        let replica = Replica::new(Setup {
+            configuration: Arc::clone(&configuration),
+            me: node,
+            identity,
+            clients: Arc::new(ClientDirectory::new(cluster.clients.iter().copied())),
+            tuning: options.tuning(),
+            pool: pool.clone(),
+            standing,
+        })
+        .map_err(|source| NodeError::Client { cluster: cluster.path.clone(), source })?;
+        let executor = if options.session_table {
+            Executor::new(&configuration, state_machine)
+        } else {
+            warn!("session_table = false: a request that is ordered twice is executed twice");
+            Executor::without_sessions(&configuration, state_machine)
+        };
+        let now = Instant::now();
+        let identification = Identification { node, cluster, listen };
+        identification.log(standing, self.first_start, reactor.net().driver_name());
+        let stopping = Arc::new(AtomicBool::new(false));
+        let stopper = Stopper { stopping: Arc::clone(&stopping), waker: reactor.waker() };
+        let host = host::Host {
+            identification: identification.clone(),
+            machine: (self.hook)(replica),
+            executor,
+            bounds,
+            pool,
+            requests,
+            stopping,
+            faults_allowed: options.faults,
+            started: now,
+            outbox: host::Outbox::default(),
+            readiness: host::ReadinessLog::new(now),
+            refusal_lines: host::LineLimit::new(now),
+        };
+        let host = Box::new(host);
+        Ok(Node { reactor, host, identification, stopper, _control: control, _lock: lock })
+    }
+}
+
+/// A node that listens, and takes part once it [runs](Node::run).
+pub struct Node {
+    reactor: Reactor,
+    host: Box<dyn Service>,
+    identification: Identification,
+    stopper: Stopper,
+    _control: control::Server,
+    _lock: birth::FolderLock,
+}
+
+impl Node {
+    /// Begins with a configuration.
+    #[must_use]
+    pub fn builder(config: NodeConfig) -> NodeBuilder {
+        NodeBuilder { config, first_start: false, hook: Box::new(|replica| Box::new(replica)) }
+    }
+
+    /// The address that it listens on.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.identification.listen
+    }
+
+    /// What ends it, from any thread.
+    #[must_use]
+    pub fn stopper(&self) -> Stopper {
+        self.stopper.clone()
+    }
+
+    /// Takes part until it is stopped.
+    ///
+    /// # Errors
+    /// [`NodeError::Net`] when the loop cannot start or fails.
+    pub fn run(mut self) -> Result<(), NodeError> {
+        self.reactor.run(&mut *self.host)?;
+        info!("node {} ends", self.identification.node);
+        Ok(())
+    }
+}
+
+/// Ends a node, from any thread.
+#[derive(Clone, Debug)]
+pub struct Stopper {
+    stopping: Arc<AtomicBool>,
+    waker: WakeUp,
+}
+
+impl Stopper {
+    /// Makes [`Node::run`] return after its turn.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+}
+
+impl Identification {
+    fn log(&self, standing: Standing, first_start: bool, driver: &str) {
+        let configuration = &self.cluster.configuration;
+        let roles = configuration.member(self.node).map(|member| member.roles).unwrap_or_default();
+        info!(
+            "node {} ({}) of cluster {}: mode {}, f = {}, listens on {}; driver {driver} (the default); durability memory",
+            self.node,
+            roles_in_words(roles),
+            configuration.cluster(),
+            configuration.model(),
+            configuration.f(),
+            self.listen,
+        );
+        if standing == Standing::LostDisk {
+            let hint = if first_start { "" } else { "; a node that has never run is started with --first-start" };
+            warn!("abstaining: lost disk. It has run before and keeps no promises on disk, so it only learns, and counts among f{hint}");
+        }
+    }
+}
+
+fn reactor_config(options: &NodeOptions, bounds: &Bounds) -> ReactorConfig {
+    let mut limits = Limits::default();
+    limits.packet.message_bytes_max = limits.packet.message_bytes_max.max(bounds.message_bytes_max());
+    // Several of the largest messages fit, so that one of them does not starve votes and acknowledgements.
+    limits.send_bytes_max = limits.send_bytes_max.max(4 * limits.packet.message_bytes_max);
+    ReactorConfig {
+        limits,
+        idle: Idle {
+            spin_us: u32::try_from(options.spin_us).unwrap_or(u32::MAX),
+            busy_poll: options.busy_poll,
+        },
+        pin_core: options.pin_core,
+        fault_seed: 0,
+    }
+}
+
+/// Who may be at the other end of a link: the members and the listed clients.
+struct Parties {
+    cluster: ClusterFile,
+    clients: ClientDirectory,
+}
+
+impl Parties {
+    fn of(cluster: &ClusterFile) -> Parties {
+        Parties {
+            cluster: cluster.clone(),
+            clients: ClientDirectory::new(cluster.clients.iter().copied()),
+        }
+    }
+}
+
+impl twostep_net::Directory for Parties {
+    fn public(&self, party: Party) -> Option<PublicIdentity> {
+        match party {
+            Party::Node(node) => Some(self.cluster.configuration.member(node)?.public),
+            Party::Client(client) => self.clients.get(client).copied(),
+        }
+    }
+}

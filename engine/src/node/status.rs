@@ -1,0 +1,109 @@
+//! What a node says about itself: the answer to `status` on its control socket. JSON; every field is explained here.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// One node, as it is now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its number.
+    pub node: u16,
+    /// The cluster's id.
+    pub cluster: String,
+    /// The fault model, `fab` or `crash`.
+    pub mode: String,
+    /// How many faulty nodes the cluster bears.
+    pub f: usize,
+    /// Its roles.
+    pub roles: String,
+    /// The version of the program.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Where it listens.
+    pub listen: String,
+    /// The driver of its event loop, and why this one.
+    pub driver: String,
+    /// Seconds since it started.
+    pub uptime_s: f64,
+    /// CPU time of the process, user and system. Seconds.
+    pub cpu_s: f64,
+    /// Whether every quorum answers.
+    pub ready: bool,
+    /// The nodes that do not serve, and why.
+    pub missing: Vec<MissingNode>,
+    /// Why it neither votes nor proposes (`lost disk`), if so.
+    pub abstaining: Option<String>,
+    /// The regency it is in.
+    pub regency: u64,
+    /// The node that leads it.
+    pub leader: u16,
+    /// The newest certified checkpoint.
+    pub low: u64,
+    /// The highest decree up to which everything is learned.
+    pub learned: u64,
+    /// The highest executed decree.
+    pub executed: u64,
+    /// As leader: the highest proposed decree.
+    pub proposed: u64,
+    /// As leader: bundles that wait.
+    pub waiting: usize,
+    /// The decree at which its results stood against the others': it stopped executing.
+    pub diverged: Option<u64>,
+    /// The digests of a learner, all at the same decree; none for a node that does not learn.
+    pub digests: Option<Digests>,
+    /// Every other node.
+    pub peers: Vec<PeerStatus>,
+    /// Links of clients that are up.
+    pub client_links: usize,
+    /// What was refused, by name: links (with `link.` in front), then what peers and clients said.
+    pub refusals: BTreeMap<String, u64>,
+    /// How often a peer refused this node, by name.
+    pub refused_by_peers: BTreeMap<String, u64>,
+    /// What happened on links and in the protocol, by name.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// A node that does not serve.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingNode {
+    /// Its number.
+    pub node: u16,
+    /// Why, as far as it is known.
+    pub why: String,
+}
+
+/// Digests by which learners are compared. Comparable only at equal decrees.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Digests {
+    /// The decree up to which all three are.
+    pub decree: u64,
+    /// Of the order; none while the node has learned more than it executed.
+    pub chain: Option<String>,
+    /// Of all replies.
+    pub results: String,
+    /// Of the session table and the state machine.
+    pub state: String,
+}
+
+/// Another node, as this one sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its number.
+    pub node: u16,
+    /// Where it listens.
+    pub address: String,
+    /// Whether the link is up.
+    pub up: bool,
+    /// Why it is not, or why it was down the last time.
+    pub why: Option<String>,
+    /// Milliseconds since its last `Status`.
+    pub heard_ms_ago: Option<u64>,
+    /// Its newest certified checkpoint, as it said.
+    pub low: Option<u64>,
+    /// What it has learned, as it said.
+    pub learned: Option<u64>,
+    /// Whether it said that it abstains.
+    pub abstaining: bool,
+}
