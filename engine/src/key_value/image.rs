@@ -80,11 +80,10 @@ pub(super) fn read(chunks: &mut dyn ChunkSource) -> io::Result<Pages> {
             keys = Some(read_header(header)?);
             unread = behind;
         }
-        while let Some((key, value, behind)) = read_entry(unread)? {
+        while let Some((key, value)) = read_entry(&mut unread)? {
             if !pages.push(key, value) {
                 return Err(broken("keys do not ascend"));
             }
-            unread = behind;
         }
         let used = rest.len() - unread.len();
         rest.drain(..used);
@@ -120,9 +119,9 @@ fn write_entry(key: &[u8], value: &[u8], mut sink: impl FnMut(&[u8])) {
     sink(value);
 }
 
-/// The first entry, and what stands behind it; none if it is not complete yet.
-fn read_entry(bytes: &[u8]) -> io::Result<Option<(&[u8], &[u8], &[u8])>> {
-    let Some((len, rest)) = bytes.split_first_chunk() else {
+/// Takes the first entry off `unread`; none, and nothing is taken, if it is not complete yet.
+fn read_entry<'a>(unread: &mut &'a [u8]) -> io::Result<Option<(&'a [u8], &'a [u8])>> {
+    let Some((len, rest)) = unread.split_first_chunk() else {
         return Ok(None);
     };
     let len = usize::from(u16::from_le_bytes(*len));
@@ -132,7 +131,8 @@ fn read_entry(bytes: &[u8]) -> io::Result<Option<(&[u8], &[u8], &[u8])>> {
     let entry = rest.split_at_checked(len).and_then(|(key, rest)| {
         let (len, rest) = rest.split_first_chunk()?;
         let (value, rest) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
-        Some((key, value, rest))
+        *unread = rest;
+        Some((key, value))
     });
     Ok(entry)
 }

@@ -212,7 +212,7 @@ fn a_snapshot_stands_still_and_restores_the_same_bytes() {
     for key in 0..3000u32 {
         let value = vec![key.to_le_bytes()[0]; (key % 1000) as usize];
         store.pages.put(format!("key {key}").as_bytes(), |kept| {
-            kept.clone_from(&value)
+            kept.clone_from(&value);
         });
     }
     let (digest, copy) = (store.digest(), store.clone());
