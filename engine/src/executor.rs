@@ -297,3 +297,6 @@ fn run<'a>(
     }
     Outcome::Executed(reply)
 }
+
+#[cfg(test)]
+mod tests;
