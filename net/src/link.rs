@@ -10,7 +10,7 @@
 //! Nothing but Hello, Proof and Refuse is parsed before the other side has proved that it has the link key, and those three are small and of bounded
 //! length. Whoever refuses says why in a Refuse packet before the connection is closed (see [`crate::refusal`]). Everything that does not verify ends this link and no other.
 //!
-//! The send buffer is bounded: when it is full, [`Link::send`] drops the message and says so; the protocol sends again what matters (PROTOCOL.md section 3).
+//! The send buffer is bounded: when it is full, `Link::send` drops the message and says so; the protocol sends again what matters (PROTOCOL.md section 3).
 //! Source: DESIGN.md section 4. Cost: one round trip, one X25519 agreement per side and connection; after that one MAC per packet.
 
 use twostep_crypto::{PROTOCOL_VERSION, Party, PublicIdentity, link_keys};
