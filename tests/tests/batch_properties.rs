@@ -1,0 +1,395 @@
+//! Properties of bundles and batches: what is written reads back, what is changed has another digest, no bytes panic.
+
+use std::collections::VecDeque;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
+use twostep_crypto::{Identity, MacKey, Scope};
+use twostep_engine::batch::{
+    Authenticator, Batch, Bundle, BundleWriter, Malformed, Request, RequestKind,
+};
+use twostep_engine::configuration::Limits;
+use twostep_engine::types::{ClientId, ClusterId, Decree, Epoch, Seq, SessionId, Value};
+use twostep_net::pool::{Body, Pool};
+
+/// The lengths of content, kind and authenticator stand in front of the content.
+const CONTENT_AT: usize = 4 + 1 + 2;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_bundle_reads_back_as_it_was_written(written in bundle()) {
+        let bytes = written.bytes();
+        let bundle = parse(&bytes).expect("what is written is well-formed");
+        prop_assert_eq!(bundle.len(), bytes.len());
+        let view = bundle.view();
+        prop_assert_eq!(view.encoded(), &bytes[..]);
+        prop_assert_eq!(view.client, written.client);
+        prop_assert_eq!(view.count, written.requests.len());
+        let read: Vec<Request<'_>> = view.requests().collect();
+        let expected: Vec<Request<'_>> = written.requests.iter().map(OwnedRequest::view).collect();
+        prop_assert_eq!(read, expected);
+        match (written.proof, view.authenticator) {
+            (Proof::None, Authenticator::None) | (Proof::Signature, Authenticator::Signature(_)) => {}
+            (Proof::Tags(count), Authenticator::Mac(_)) => {
+                for place in 0..count {
+                    let tag = key(place).tag(&[&bundle.digest().0]);
+                    prop_assert_eq!(view.authenticator.tag(place), Some(tag.0), "the tag for place {}", place);
+                }
+                prop_assert_eq!(view.authenticator.tag(count), None);
+            }
+            (proof, read) => prop_assert!(false, "{:?} was read as {:?}", proof, read),
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_of_the_content_is_refused_or_changes_the_digest(written in bundle(), bit in any::<Index>()) {
+        let mut bytes = written.bytes();
+        let bundle = parse(&bytes).expect("what is written is well-formed");
+        let bit = CONTENT_AT * 8 + bit.index(written.content_len() * 8);
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        if let Ok(changed) = parse(&bytes) {
+            prop_assert_ne!(changed.digest(), bundle.digest());
+            prop_assert_ne!(value(vec![changed]), value(vec![bundle]));
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_of_the_authenticator_leaves_digest_and_value(written in bundle(), bit in any::<Index>()) {
+        let mut bytes = written.bytes();
+        let bundle = parse(&bytes).expect("what is written is well-formed");
+        let proof = CONTENT_AT + written.content_len();
+        prop_assume!(proof < bytes.len());
+        let bit = proof * 8 + bit.index((bytes.len() - proof) * 8);
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        let changed = parse(&bytes).expect("an authenticator is any bytes of its length");
+        prop_assert_eq!(changed.digest(), bundle.digest());
+        prop_assert_eq!(value(vec![changed]), value(vec![bundle]));
+    }
+
+    #[test]
+    fn every_cut_and_every_tail_of_a_bundle_is_refused(written in bundle()) {
+        let bytes = written.bytes();
+        for len in 0..bytes.len() {
+            prop_assert!(parse(&bytes[..len]).is_err(), "cut at {} of {}", len, bytes.len());
+        }
+        prop_assert_eq!(parse(&[bytes.as_slice(), &[0]].concat()).err(), Some(Malformed::Trailing(1)));
+    }
+
+    #[test]
+    fn a_batch_reads_back_with_the_value_it_was_made_with(written in vec(bundle(), 1..6), bytes_max in 1..6_000usize) {
+        let bundles: Vec<Bundle> = written.iter().map(|written| parse(&written.bytes()).expect("well-formed")).collect();
+        let mut waiting: VecDeque<Bundle> = bundles.clone().into();
+        let mut taken = 0;
+        while !waiting.is_empty() {
+            let batch = Batch::assemble(&Pool::default(), &scope(), &mut waiting, bytes_max);
+            let mut digests = Vec::new();
+            let read = Batch::parse::<Malformed>(batch.body().clone(), &scope(), &limits(), |_, digest| {
+                digests.push(*digest);
+                Ok(())
+            });
+            let read = read.expect("what is assembled is well-formed");
+            prop_assert_eq!(read.value(), batch.value());
+            prop_assert_eq!(read.body(), batch.body());
+            let count = read.bundles().count();
+            prop_assert!(count >= 1 && (count == 1 || batch.body().len() <= bytes_max));
+            for (view, digest) in read.bundles().zip(digests) {
+                prop_assert_eq!(view.encoded(), &written[taken].bytes()[..]);
+                prop_assert_eq!(digest, bundles[taken].digest());
+                taken += 1;
+            }
+        }
+        prop_assert_eq!(taken, bundles.len(), "every bundle is in exactly one batch, in order");
+    }
+
+    #[test]
+    fn a_value_covers_which_bundles_in_which_order(one in bundle(), other in bundle()) {
+        let (one, other) = (parse(&one.bytes()).expect("well-formed"), parse(&other.bytes()).expect("well-formed"));
+        prop_assume!(one.digest() != other.digest());
+        let values = [
+            Batch::noop(&scope()).value(),
+            value(vec![one.clone()]),
+            value(vec![other.clone()]),
+            value(vec![one.clone(), one.clone()]),
+            value(vec![one.clone(), other.clone()]),
+            value(vec![other, one]),
+        ];
+        for (place, earlier) in values.iter().enumerate() {
+            prop_assert!(!values[place + 1..].contains(earlier), "{}", place);
+        }
+    }
+
+    #[test]
+    fn damaged_bodies_never_panic(
+        written in vec(bundle(), 1..4),
+        damage in vec((any::<Index>(), prop_oneof![Just(0), Just(1), Just(255), any::<u8>()]), 1..6),
+    ) {
+        let bundles = written.iter().map(|written| parse(&written.bytes()).expect("well-formed")).collect();
+        let mut bytes = assembled(bundles).body().to_vec();
+        for (place, byte) in damage {
+            let place = place.index(bytes.len());
+            bytes[place] = byte;
+        }
+        walk(&bytes);
+    }
+
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in vec(prop_oneof![3 => Just(0), 2 => 0..8u8, 1 => any::<u8>()], 0..200)) {
+        walk(&bytes);
+    }
+}
+
+#[test]
+fn limits_are_held_to_the_byte() {
+    let operation = vec![7; limits().request_bytes_max as usize + 1];
+    let bundle = |len: usize| {
+        let mut writer = BundleWriter::new(ClientId([1; 16]));
+        assert!(writer.push(&Request {
+            operation: &operation[..len],
+            ..OwnedRequest::default().view()
+        }));
+        writer.finish_bare(&scope()).to_vec()
+    };
+    let limit = limits().request_bytes_max as usize;
+    assert!(parse(&bundle(limit)).is_ok());
+    let refused = Malformed::Limit {
+        what: "an operation",
+        found: limit + 1,
+        limit,
+    };
+    assert_eq!(parse(&bundle(limit + 1)).err(), Some(refused));
+
+    let whole = bundle(limit);
+    let tight = |body_bytes_max: usize| Limits {
+        body_bytes_max: u32::try_from(body_bytes_max).expect("small"),
+        ..limits()
+    };
+    let fits = tight(whole.len() + 4);
+    let bundle = Bundle::parse(Body::from_vec(whole.clone()), &scope(), &fits)
+        .expect("it fits a body of its own");
+    let batch = assembled(vec![bundle]);
+    assert!(
+        Batch::parse::<Malformed>(batch.body().clone(), &scope(), &fits, |_, _| Ok(())).is_ok()
+    );
+    let short = tight(whole.len() + 3);
+    assert!(matches!(
+        Bundle::parse(Body::from_vec(whole), &scope(), &short),
+        Err(Malformed::Limit { .. })
+    ));
+    let refused = Batch::parse::<Malformed>(batch.body().clone(), &scope(), &short, |_, _| Ok(()));
+    assert!(matches!(
+        refused,
+        Err(Malformed::Limit { what: "a body", .. })
+    ));
+}
+
+#[test]
+fn an_open_is_never_tagged_names_no_session_and_carries_nothing() {
+    let open = Request {
+        kind: RequestKind::Open,
+        session: SessionId::NONE,
+        seq: Seq(9),
+        operation: b"",
+    };
+    let named = Request {
+        session: SessionId {
+            decree: Decree(1),
+            index: 0,
+        },
+        ..open
+    };
+    let loaded = Request {
+        operation: b"x",
+        ..open
+    };
+    let write = |request: &Request<'_>, tagged: bool| {
+        let mut writer = BundleWriter::new(ClientId([1; 16]));
+        assert!(writer.push(request));
+        let scope = scope();
+        let bytes = if tagged {
+            writer.finish_mac(&scope, &[key(0)])
+        } else {
+            writer.finish_signed(&scope, identity().signing())
+        };
+        parse(bytes).err()
+    };
+    assert_eq!(write(&open, false), None);
+    for refused in [
+        write(&open, true),
+        write(&named, false),
+        write(&loaded, false),
+    ] {
+        assert_eq!(refused, Some(Malformed::Open));
+    }
+}
+
+/// Reads `bytes` as a bundle and as a body, and whatever parses to its end.
+fn walk(bytes: &[u8]) {
+    if let Ok(bundle) = parse(bytes) {
+        assert_eq!(bundle.view().requests().count(), bundle.view().count);
+    }
+    let batch = Batch::parse::<Malformed>(
+        Body::from_vec(bytes.to_vec()),
+        &scope(),
+        &limits(),
+        |_, _| Ok(()),
+    );
+    if let Ok(batch) = batch {
+        assert_eq!(batch.body().as_slice(), bytes);
+        for view in batch.bundles() {
+            assert_eq!(view.requests().count(), view.count);
+        }
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Bundle, Malformed> {
+    Bundle::parse(Body::from_vec(bytes.to_vec()), &scope(), &limits())
+}
+
+fn assembled(bundles: Vec<Bundle>) -> Batch {
+    Batch::assemble(&Pool::default(), &scope(), &mut bundles.into(), usize::MAX)
+}
+
+fn value(bundles: Vec<Bundle>) -> Value {
+    assembled(bundles).value()
+}
+
+fn scope() -> Scope {
+    Scope::new(ClusterId([5; 32]), Epoch(0))
+}
+
+fn limits() -> Limits {
+    Limits {
+        body_bytes_max: 8192,
+        request_bytes_max: 512,
+        ..Limits::default()
+    }
+}
+
+fn identity() -> Identity {
+    Identity::from_seed([3; 32])
+}
+
+fn key(place: usize) -> MacKey {
+    MacKey::from_bytes([u8::try_from(place).expect("few nodes"); 32])
+}
+
+#[derive(Clone, Debug)]
+struct OwnedRequest {
+    kind: RequestKind,
+    session: SessionId,
+    seq: Seq,
+    operation: Vec<u8>,
+}
+
+impl OwnedRequest {
+    fn view(&self) -> Request<'_> {
+        Request {
+            kind: self.kind,
+            session: self.session,
+            seq: self.seq,
+            operation: &self.operation,
+        }
+    }
+}
+
+impl Default for OwnedRequest {
+    fn default() -> OwnedRequest {
+        OwnedRequest {
+            kind: RequestKind::Operation,
+            session: SessionId::NONE,
+            seq: Seq(1),
+            operation: Vec::new(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Proof {
+    None,
+    Tags(usize),
+    Signature,
+}
+
+#[derive(Clone, Debug)]
+struct Written {
+    client: ClientId,
+    requests: Vec<OwnedRequest>,
+    proof: Proof,
+}
+
+impl Written {
+    fn bytes(&self) -> Vec<u8> {
+        let mut writer = BundleWriter::new(self.client);
+        for request in &self.requests {
+            assert!(writer.push(&request.view()));
+        }
+        let bytes = match self.proof {
+            Proof::None => writer.finish_bare(&scope()),
+            Proof::Tags(count) => {
+                writer.finish_mac(&scope(), &(0..count).map(key).collect::<Vec<_>>())
+            }
+            Proof::Signature => writer.finish_signed(&scope(), identity().signing()),
+        };
+        bytes.to_vec()
+    }
+
+    fn content_len(&self) -> usize {
+        // Client and count, then for each request its kind, session, seq, length and operation.
+        16 + 2
+            + self
+                .requests
+                .iter()
+                .map(|request| 1 + 8 + 4 + 8 + 4 + request.operation.len())
+                .sum::<usize>()
+    }
+}
+
+fn bundle() -> impl Strategy<Value = Written> {
+    let proof = prop_oneof![
+        Just(Proof::None),
+        (0..7usize).prop_map(Proof::Tags),
+        Just(Proof::Signature)
+    ];
+    (
+        any::<[u8; 16]>(),
+        vec((request(), any::<bool>()), 1..6),
+        proof,
+    )
+        .prop_map(|(client, requests, proof)| {
+            let requests = requests.into_iter().map(|(request, open)| {
+                // Opens are never tagged.
+                if open && !matches!(proof, Proof::Tags(_)) {
+                    OwnedRequest {
+                        kind: RequestKind::Open,
+                        seq: request.seq,
+                        ..OwnedRequest::default()
+                    }
+                } else {
+                    request
+                }
+            });
+            Written {
+                client: ClientId(client),
+                requests: requests.collect(),
+                proof,
+            }
+        })
+}
+
+fn request() -> impl Strategy<Value = OwnedRequest> {
+    let number = || prop_oneof![0..300u64, any::<u64>(), Just(u64::MAX)];
+    (number(), any::<u32>(), number(), vec(any::<u8>(), 0..60)).prop_map(
+        |(decree, index, seq, operation)| OwnedRequest {
+            kind: RequestKind::Operation,
+            session: SessionId {
+                decree: Decree(decree),
+                index,
+            },
+            seq: Seq(seq),
+            operation,
+        },
+    )
+}
