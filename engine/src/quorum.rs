@@ -339,3 +339,75 @@ pub fn select(quorums: &Quorums, reports: &[Option<Reported>]) -> Choice {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fab() -> Quorums {
+        Quorums::new(FaultModel::Fab, 1, 6, 4, 4).expect("the sizes of the model")
+    }
+
+    fn crash() -> Quorums {
+        Quorums::new(FaultModel::Crash, 1, 3, 3, 3).expect("the sizes of the model")
+    }
+
+    /// Whether the proof obligations hold.
+    fn proved(quorums: Quorums) -> bool {
+        std::panic::catch_unwind(|| quorums.prove()).is_ok()
+    }
+
+    /// Every threshold is at its only or at its smallest right number: one less is never proved, and one more only
+    /// where a larger quorum is still reached by the correct agents.
+    #[test]
+    fn the_proof_refuses_wrong_numbers() {
+        type Threshold = fn(&mut Quorums) -> &mut usize;
+        // A threshold, and whether the proof holds with one more of it, in mode F and in mode C.
+        let thresholds: [(&str, Threshold, bool, bool); 9] = [
+            ("learn", |q| &mut q.learn, false, false),
+            ("report", |q| &mut q.report, false, false),
+            ("must", |q| &mut q.must, false, true),
+            ("reply", |q| &mut q.reply, true, true),
+            ("pull", |q| &mut q.pull, false, true),
+            ("ack", |q| &mut q.ack, false, false),
+            ("checkpoint", |q| &mut q.checkpoint, false, false),
+            ("progress", |q| &mut q.progress, true, true),
+            ("leadership", |q| q.leadership.get_or_insert(1), false, true),
+        ];
+        for (name, threshold, fab_more, crash_more) in thresholds {
+            for (right, more) in [(fab(), fab_more), (crash(), crash_more)] {
+                assert!(proved(right), "{name}");
+                let mut changed = right;
+                *threshold(&mut changed) += 1;
+                assert_eq!(proved(changed), more, "{name} and one more: {changed:?}");
+            }
+            let mut changed = fab();
+            *threshold(&mut changed) -= 1;
+            assert!(!proved(changed), "{name} and one less: {changed:?}");
+        }
+    }
+
+    #[test]
+    fn a_split_of_reports_is_free() {
+        let vote = |psn, name| {
+            Some(Reported {
+                psn: Regency(psn),
+                value: Value(crate::types::Digest([name; 32])),
+            })
+        };
+        assert_eq!(
+            select(
+                &fab(),
+                &[vote(0, 1), vote(0, 1), vote(0, 2), vote(0, 2), None]
+            ),
+            Choice::Free
+        );
+        let Some(bound) = vote(1, 2) else {
+            unreachable!("a vote")
+        };
+        assert_eq!(
+            select(&crash(), &[vote(0, 1), vote(1, 2)]),
+            Choice::Must(bound.value)
+        );
+    }
+}
