@@ -27,7 +27,8 @@ pub struct Context {
 /// Methods run on the thread that executes; each operation is executed exactly once per state.
 pub trait StateMachine: Send {
     /// Applies `operation` and writes the reply to `reply`, which is empty when called and whose memory is
-    /// reused. A reply above the configuration's `reply_bytes_max` is cut to an error by the executor.
+    /// reused. A reply above the configuration's `reply_bytes_max` is not sent: its client is told that the
+    /// operation was executed and the reply is gone.
     ///
     /// A malformed operation must get a reply that says so: it cannot be refused any more, only answered,
     /// and panicking would stop every replica at the same operation.
