@@ -21,7 +21,9 @@ pub const LOCK_FILE: &str = "lock";
 #[derive(Debug, Error)]
 pub enum BirthError {
     /// It runs already.
-    #[error("{0}: another process runs this node; stop it first (two nodes with one identity are a Byzantine node)")]
+    #[error(
+        "{0}: another process runs this node; stop it first (two nodes with one identity are a Byzantine node)"
+    )]
     Running(PathBuf),
     /// A file in the folder cannot be made.
     #[error("{path}: cannot {doing}: {source}", path = path.display())]
@@ -45,12 +47,25 @@ pub struct FolderLock(#[expect(dead_code, reason = "the lock is held by the open
 /// [`BirthError::Running`] when another process holds it.
 pub fn lock(folder: &Path) -> Result<FolderLock, BirthError> {
     let path = folder.join(LOCK_FILE);
-    let cannot = |source| BirthError::Io { path: path.clone(), doing: "open", source };
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(cannot)?;
+    let cannot = |source| BirthError::Io {
+        path: path.clone(),
+        doing: "open",
+        source,
+    };
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(cannot)?;
     match file.try_lock() {
         Ok(()) => Ok(FolderLock(file)),
         Err(TryLockError::WouldBlock) => Err(BirthError::Running(path)),
-        Err(TryLockError::Error(source)) => Err(BirthError::Io { path, doing: "lock", source }),
+        Err(TryLockError::Error(source)) => Err(BirthError::Io {
+            path,
+            doing: "lock",
+            source,
+        }),
     }
 }
 
@@ -62,15 +77,25 @@ pub fn standing(folder: &Path, first_start: bool, words: &str) -> Result<Standin
     let path = folder.join(STARTED_FILE);
     let cannot = |doing| {
         let path = path.clone();
-        move |source| BirthError::Io { path, doing, source }
+        move |source| BirthError::Io {
+            path,
+            doing,
+            source,
+        }
     };
     if !first_start || fs::exists(&path).map_err(cannot("look for"))? {
         return Ok(Standing::LostDisk);
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(cannot("make"))?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&path)
+        .map_err(cannot("make"))?;
     let written = writeln!(file, "{words}").and_then(|()| file.sync_all());
     written.map_err(cannot("write"))?;
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(cannot("make durable"))?;
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(cannot("make durable"))?;
     Ok(Standing::Born)
 }
 
@@ -82,11 +107,16 @@ mod tests {
     fn a_node_is_born_once_and_only_if_its_launcher_says_so() {
         let folder = tempfile::tempdir().unwrap();
         let start = |first| standing(folder.path(), first, "node 0").unwrap();
-        assert_eq!(start(false), Standing::LostDisk, "an empty folder may be a lost one");
+        assert_eq!(
+            start(false),
+            Standing::LostDisk,
+            "an empty folder may be a lost one"
+        );
         assert_eq!(start(true), Standing::Born);
         assert_eq!(start(true), Standing::LostDisk, "it has run");
         assert_eq!(start(false), Standing::LostDisk);
-        standing(&folder.path().join("none"), true, "").expect_err("what cannot be made durable is no first start");
+        standing(&folder.path().join("none"), true, "")
+            .expect_err("what cannot be made durable is no first start");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! {"request":"status"}                                    → {"status":{…}}        see `NodeStatus`
+//! {"request":"status","digests":true}                     → the same with digests of the whole state
 //! {"request":"fault","peer":3,"direction":"out","cut":true} → "done"              only if the node allows faults
 //! {"request":"heal"}                                      → "done"                ends all injected faults
 //! anything else                                           → {"error":"…"}
@@ -52,7 +53,11 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 #[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
     /// How the node is.
-    Status {},
+    Status {
+        /// With digests: the node reads its whole state for them, which takes a while if it is large.
+        #[serde(default)]
+        digests: bool,
+    },
     /// Inject faults into links from now on.
     Fault(Fault),
     /// Inject no more faults.
@@ -153,22 +158,35 @@ pub fn ask(folder: &Path, request: &Request, patience: Duration) -> Result<Answe
     let path = folder.join(SOCKET_FILE);
     let stream = with_short_path(&path, |short| UnixStream::connect(short))
         .map_err(|source| ControlError::NotRunning(path.clone(), source))?;
-    let line = exchange(stream, request, patience).map_err(|source| ControlError::Io { path: path.clone(), source })?;
+    let line = exchange(stream, request, patience).map_err(|source| ControlError::Io {
+        path: path.clone(),
+        source,
+    })?;
     match serde_json::from_str(&line) {
         Ok(Answer::Error(why)) => Err(ControlError::Refused(why)),
         Ok(answer) => Ok(answer),
-        Err(error) => Err(ControlError::Answer { path, what: format!("{error} in {line:.200}") }),
+        Err(error) => Err(ControlError::Answer {
+            path,
+            what: format!("{error} in {line:.200}"),
+        }),
     }
 }
 
-/// Asks for the status of the node that runs from `folder`.
+/// Asks for the status of the node that runs from `folder`, with or without digests.
 ///
 /// # Errors
 /// [`ControlError`].
-pub fn status(folder: &Path, patience: Duration) -> Result<NodeStatus, ControlError> {
-    match ask(folder, &Request::Status {}, patience)? {
+pub fn status(
+    folder: &Path,
+    digests: bool,
+    patience: Duration,
+) -> Result<NodeStatus, ControlError> {
+    match ask(folder, &Request::Status { digests }, patience)? {
         Answer::Status(status) => Ok(*status),
-        other => Err(ControlError::Answer { path: folder.join(SOCKET_FILE), what: format!("{other:?}") }),
+        other => Err(ControlError::Answer {
+            path: folder.join(SOCKET_FILE),
+            what: format!("{other:?}"),
+        }),
     }
 }
 
@@ -208,14 +226,24 @@ impl Server {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
             Ok(listener)
         };
-        let listener = listen().map_err(|source| ControlError::Listen { path: path.clone(), source })?;
+        let listener = listen().map_err(|source| ControlError::Listen {
+            path: path.clone(),
+            source,
+        })?;
         let stopping = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stopping);
         let thread = thread::Builder::new().name("control".to_owned());
         let thread = thread
             .spawn(move || accept(&listener, &requests, &seen))
-            .map_err(|source| ControlError::Listen { path: path.clone(), source })?;
-        Ok(Server { path, stopping, thread: Some(thread) })
+            .map_err(|source| ControlError::Listen {
+                path: path.clone(),
+                source,
+            })?;
+        Ok(Server {
+            path,
+            stopping,
+            thread: Some(thread),
+        })
     }
 }
 
@@ -248,7 +276,10 @@ fn accept(listener: &UnixListener, requests: &queue::Sender<Asked>, stopping: &A
         };
         if open.load(Ordering::SeqCst) >= CONNECTIONS_MAX {
             // Best effort: who does not listen does not miss it.
-            let _ = say(&mut stream, &Answer::Error(format!("{CONNECTIONS_MAX} connections are open already")));
+            let _ = say(
+                &mut stream,
+                &Answer::Error(format!("{CONNECTIONS_MAX} connections are open already")),
+            );
             continue;
         }
         open.fetch_add(1, Ordering::SeqCst);
@@ -272,12 +303,18 @@ fn serve(mut stream: UnixStream, requests: &queue::Sender<Asked>) -> io::Result<
     let mut line = String::new();
     loop {
         line.clear();
-        let read = reader.by_ref().take(REQUEST_BYTES_MAX).read_line(&mut line)?;
+        let read = reader
+            .by_ref()
+            .take(REQUEST_BYTES_MAX)
+            .read_line(&mut line)?;
         if read == 0 {
             return Ok(());
         }
         if !line.ends_with('\n') && read as u64 == REQUEST_BYTES_MAX {
-            return say(&mut stream, &Answer::Error(format!("a request of more than {REQUEST_BYTES_MAX} bytes")));
+            return say(
+                &mut stream,
+                &Answer::Error(format!("a request of more than {REQUEST_BYTES_MAX} bytes")),
+            );
         }
         let answer = match serde_json::from_str(&line) {
             Ok(request) => hand_over(request, requests),
@@ -293,9 +330,14 @@ fn hand_over(request: Request, requests: &queue::Sender<Asked>) -> Answer {
     let (answer, answered) = sync_channel(1);
     match requests.send(Asked { request, answer }) {
         Ok(()) => answered.recv_timeout(ANSWER_TIME_MAX).unwrap_or_else(|_| {
-            Answer::Error(format!("the node's loop did not answer within {} s", ANSWER_TIME_MAX.as_secs()))
+            Answer::Error(format!(
+                "the node's loop did not answer within {} s",
+                ANSWER_TIME_MAX.as_secs()
+            ))
         }),
-        Err(queue::SendError::Full(_)) => Answer::Error("too many requests wait; try again".to_owned()),
+        Err(queue::SendError::Full(_)) => {
+            Answer::Error("too many requests wait; try again".to_owned())
+        }
         Err(queue::SendError::Closed(_)) => Answer::Error("the node is ending".to_owned()),
     }
 }
@@ -348,7 +390,10 @@ mod tests {
     }
 
     fn raw(folder: &Path, line: &str) -> String {
-        let mut stream = with_short_path(&folder.join(SOCKET_FILE), |short| UnixStream::connect(short)).unwrap();
+        let mut stream = with_short_path(&folder.join(SOCKET_FILE), |short| {
+            UnixStream::connect(short)
+        })
+        .unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(line.as_bytes()).unwrap();
         let mut answer = String::new();
@@ -359,19 +404,32 @@ mod tests {
     #[test]
     fn requests_reach_the_loop_and_nonsense_is_answered() {
         let folder = tempfile::tempdir().unwrap();
-        let error = status(folder.path(), PATIENCE).expect_err("nobody listens").to_string();
+        let error = status(folder.path(), true, PATIENCE)
+            .expect_err("nobody listens")
+            .to_string();
         assert!(error.contains("no node runs from this folder"), "{error}");
         let (server, answering, stop) = serve_from(folder.path());
-        assert_eq!(ask(folder.path(), &Request::Heal {}, PATIENCE).unwrap(), Answer::Done);
+        assert_eq!(
+            ask(folder.path(), &Request::Heal {}, PATIENCE).unwrap(),
+            Answer::Done
+        );
         let refused = ask(folder.path(), &Request::Fault(Fault::default()), PATIENCE);
         assert!(matches!(refused, Err(ControlError::Refused(why)) if why.starts_with("not Fault")));
         assert!(raw(folder.path(), "hello\n").contains("expected a request such as"));
-        assert!(raw(folder.path(), "{\"request\":\"statu\"}\n").contains("unknown variant `statu`"));
-        assert!(raw(folder.path(), "{\"request\":\"fault\",\"cat\":1}\n").contains("unknown field `cat`"));
+        assert!(
+            raw(folder.path(), "{\"request\":\"statu\"}\n").contains("unknown variant `statu`")
+        );
+        assert!(
+            raw(folder.path(), "{\"request\":\"fault\",\"cat\":1}\n")
+                .contains("unknown field `cat`")
+        );
         let long = "x".repeat(usize::try_from(REQUEST_BYTES_MAX).unwrap());
         assert!(raw(folder.path(), &long).contains("a request of more than 65536 bytes"));
         drop(server);
-        assert!(!folder.path().join(SOCKET_FILE).exists(), "nothing is left behind");
+        assert!(
+            !folder.path().join(SOCKET_FILE).exists(),
+            "nothing is left behind"
+        );
         stop.store(true, Ordering::SeqCst);
         answering.join().unwrap();
     }
@@ -381,11 +439,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let deep = folder.path().join("d".repeat(120));
         fs::create_dir(&deep).unwrap();
-        let dead = with_short_path(&deep.join(SOCKET_FILE), |short| UnixListener::bind(short)).unwrap();
+        let dead =
+            with_short_path(&deep.join(SOCKET_FILE), |short| UnixListener::bind(short)).unwrap();
         drop(dead);
         assert!(deep.join(SOCKET_FILE).exists());
         let (server, answering, stop) = serve_from(&deep);
-        assert_eq!(ask(&deep, &Request::Heal {}, PATIENCE).unwrap(), Answer::Done);
+        assert_eq!(
+            ask(&deep, &Request::Heal {}, PATIENCE).unwrap(),
+            Answer::Done
+        );
         drop(server);
         stop.store(true, Ordering::SeqCst);
         answering.join().unwrap();

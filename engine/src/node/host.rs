@@ -96,7 +96,9 @@ struct Sink<'a> {
 
 impl Effects for Sink<'_> {
     fn send(&mut self, to: To, message: &Message<'_>) {
-        let Outbox { scratch, clients, .. } = &mut *self.outbox;
+        let Outbox {
+            scratch, clients, ..
+        } = &mut *self.outbox;
         scratch.clear();
         wire::encode(message, scratch);
         // A message that finds no link or no room is lost: the protocol says again what matters, and net counts it.
@@ -137,8 +139,12 @@ impl Effects for Sink<'_> {
                 counts.bundles_proposed += u64::from(bundles);
             }
             Event::Voted { .. } => counts.votes += 1,
-            Event::Learned { path: Path::Votes, .. } => counts.decrees_by_votes += 1,
-            Event::Learned { path: Path::Pull, .. } => counts.decrees_by_pull += 1,
+            Event::Learned {
+                path: Path::Votes, ..
+            } => counts.decrees_by_votes += 1,
+            Event::Learned {
+                path: Path::Pull, ..
+            } => counts.decrees_by_pull += 1,
             Event::Low { .. } => {}
             Event::Refused { from, why } => {
                 debug!("refused what {from} said: {why}");
@@ -162,7 +168,10 @@ const SENT_AGAIN: [(&str, Again); 5] = [
 ];
 
 fn place(again: Again) -> usize {
-    SENT_AGAIN.iter().position(|(_, one)| *one == again).expect("the table names every case")
+    SENT_AGAIN
+        .iter()
+        .position(|(_, one)| *one == again)
+        .expect("the table names every case")
 }
 
 impl<S: StateMachine> Host<S> {
@@ -171,19 +180,43 @@ impl<S: StateMachine> Host<S> {
     }
 
     fn step(&mut self, net: &mut Net, now: Time, input: Input<'_>) {
-        self.machine.step(now, input, &mut Sink { net, outbox: &mut self.outbox });
+        self.machine.step(
+            now,
+            input,
+            &mut Sink {
+                net,
+                outbox: &mut self.outbox,
+            },
+        );
         // What the step left is done at once and fed back, until nothing is left: each feeds at most what it was given.
         loop {
             if let Some(seq) = self.outbox.stored.take() {
-                let sink = &mut Sink { net, outbox: &mut self.outbox };
+                let sink = &mut Sink {
+                    net,
+                    outbox: &mut self.outbox,
+                };
                 self.machine.step(now, Input::Stored(seq), sink);
             } else if let Some((decree, batch)) = self.outbox.delivered.pop_front() {
                 let executed = self.executor.execute(decree, &batch);
-                let input = Input::Executed { decree, replies: executed.replies, results: executed.results };
-                self.machine.step(now, input, &mut Sink { net, outbox: &mut self.outbox });
+                let input = Input::Executed {
+                    decree,
+                    replies: executed.replies,
+                    results: executed.results,
+                };
+                self.machine.step(
+                    now,
+                    input,
+                    &mut Sink {
+                        net,
+                        outbox: &mut self.outbox,
+                    },
+                );
             } else if let Some(bundle) = self.outbox.lookups.pop_front() {
                 if let Some(found) = self.executor.lookup(&bundle) {
-                    let sink = &mut Sink { net, outbox: &mut self.outbox };
+                    let sink = &mut Sink {
+                        net,
+                        outbox: &mut self.outbox,
+                    };
                     self.machine.step(now, Input::Found(found), sink);
                 }
             } else {
@@ -194,7 +227,7 @@ impl<S: StateMachine> Host<S> {
 
     fn answer(&mut self, net: &mut Net, request: &Request) -> Answer {
         match request {
-            Request::Status {} => Answer::Status(Box::new(self.status(net))),
+            Request::Status { digests } => Answer::Status(Box::new(self.status(net, *digests))),
             _ if !self.faults_allowed => {
                 Answer::Error("this node takes no faults; start it with --faults true".to_owned())
             }
@@ -211,15 +244,18 @@ impl<S: StateMachine> Host<S> {
         }
     }
 
-    fn status(&mut self, net: &Net) -> NodeStatus {
+    fn status(&mut self, net: &Net, digests: bool) -> NodeStatus {
         let now = self.time(net.now());
         let (replica, who) = (self.machine.replica(), &self.identification);
         let report = replica.report();
         let readiness = replica.readiness(now);
         let configuration = &who.cluster.configuration;
-        let roles = configuration.member(who.node).map(|member| member.roles).unwrap_or_default();
+        let roles = configuration
+            .member(who.node)
+            .map(|member| member.roles)
+            .unwrap_or_default();
         let executed = self.executor.executed();
-        let digests = roles.learner.then(|| Digests {
+        let digests = (roles.learner && digests).then(|| Digests {
             decree: executed.0,
             chain: (report.learned == executed).then(|| report.chain.to_string()),
             results: self.executor.results().to_string(),
@@ -227,10 +263,19 @@ impl<S: StateMachine> Host<S> {
         });
         let peers = self.peers(net, now, &report.peers);
         let counters = net.counters();
-        let mut refusals: BTreeMap<String, u64> =
-            counters.refusals().map(|(name, count)| (format!("link.{name}"), count)).collect();
-        refusals.extend(self.outbox.refusals.iter().map(|(name, count)| ((*name).to_owned(), *count)));
-        let refused_us = twostep_net::Refusal::ALL.iter().map(|&why| (why.name().to_owned(), counters.refused_us(why)));
+        let mut refusals: BTreeMap<String, u64> = counters
+            .refusals()
+            .map(|(name, count)| (format!("link.{name}"), count))
+            .collect();
+        refusals.extend(
+            self.outbox
+                .refusals
+                .iter()
+                .map(|(name, count)| ((*name).to_owned(), *count)),
+        );
+        let refused_us = twostep_net::Refusal::ALL
+            .iter()
+            .map(|&why| (why.name().to_owned(), counters.refused_us(why)));
         NodeStatus {
             node: who.node.0,
             cluster: configuration.cluster().to_string(),
@@ -241,10 +286,17 @@ impl<S: StateMachine> Host<S> {
             pid: std::process::id(),
             listen: who.listen.to_string(),
             driver: format!("{} (the default)", net.driver_name()),
-            uptime_s: net.now().saturating_duration_since(self.started).as_secs_f64(),
+            uptime_s: net
+                .now()
+                .saturating_duration_since(self.started)
+                .as_secs_f64(),
             cpu_s: cpu_seconds(),
             ready: readiness.ready,
-            missing: missing(&peers, &readiness.missing.iter().collect::<Vec<_>>(), report.abstaining.then_some(who.node)),
+            missing: missing(
+                &peers,
+                &readiness.missing.iter().collect::<Vec<_>>(),
+                report.abstaining.then_some(who.node),
+            ),
             abstaining: report.abstaining.then(|| "lost disk".to_owned()),
             regency: report.regency.0,
             leader: report.leader.0,
@@ -259,7 +311,13 @@ impl<S: StateMachine> Host<S> {
             client_links: self.outbox.clients.values().map(Vec::len).sum(),
             refusals,
             refused_by_peers: refused_us.filter(|(_, count)| *count > 0).collect(),
-            counters: self.outbox.counts.named().chain(named(&counters)).map(|(name, count)| (name.to_owned(), count)).collect(),
+            counters: self
+                .outbox
+                .counts
+                .named()
+                .chain(named(&counters))
+                .map(|(name, count)| (name.to_owned(), count))
+                .collect(),
         }
     }
 
@@ -269,7 +327,8 @@ impl<S: StateMachine> Host<S> {
         now: Time,
         heard: &[(NodeId, Option<(crate::message::Status, Time)>)],
     ) -> Vec<PeerStatus> {
-        let links: BTreeMap<Party, twostep_net::PeerState> = net.peers().map(|peer| (peer.party, peer)).collect();
+        let links: BTreeMap<Party, twostep_net::PeerState> =
+            net.peers().map(|peer| (peer.party, peer)).collect();
         let of = |(node, heard): &(NodeId, Option<(crate::message::Status, Time)>)| {
             let link = links.get(&Party::Node(*node));
             let up = link.is_some_and(|peer| peer.link.is_some());
@@ -405,7 +464,10 @@ pub(super) struct ReadinessLog {
 impl ReadinessLog {
     /// Looks for the first time soon after `now`: peers need a moment to meet.
     pub fn new(now: Instant) -> ReadinessLog {
-        ReadinessLog { said: None, look_at: now + 4 * READINESS_EVERY }
+        ReadinessLog {
+            said: None,
+            look_at: now + 4 * READINESS_EVERY,
+        }
     }
 }
 
@@ -418,7 +480,10 @@ pub(super) struct LineLimit {
 impl LineLimit {
     /// Nothing said yet.
     pub fn new(now: Instant) -> LineLimit {
-        LineLimit { since: now, lines: 0 }
+        LineLimit {
+            since: now,
+            lines: 0,
+        }
     }
 
     fn take(&mut self, now: Instant) -> bool {
@@ -445,7 +510,9 @@ fn set_fault(net: &mut Net, fault: &Fault) {
     };
     for direction in directions {
         match fault.peer {
-            Some(peer) => net.faults().set_peer(Party::Node(NodeId(peer)), *direction, rule),
+            Some(peer) => net
+                .faults()
+                .set_peer(Party::Node(NodeId(peer)), *direction, rule),
             None => net.faults().set_everyone(*direction, rule),
         }
     }
@@ -460,7 +527,9 @@ pub fn cpu_seconds() -> f64 {
 
 impl EventCounts {
     fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let again = SENT_AGAIN.iter().map(|(name, again)| (*name, self.sent_again[place(*again)]));
+        let again = SENT_AGAIN
+            .iter()
+            .map(|(name, again)| (*name, self.sent_again[place(*again)]));
         [
             ("decrees.by_votes", self.decrees_by_votes),
             ("decrees.by_pull", self.decrees_by_pull),

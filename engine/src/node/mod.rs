@@ -22,6 +22,12 @@
 //! This version keeps nothing on disk (`durability = "memory"`): records count as stored at once, a node that starts
 //! again only learns, and a power cut of more than f nodes loses the order.
 
+#![expect(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "the node is a host: clocks, threads and sockets are its business"
+)]
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -115,7 +121,10 @@ impl NodeBuilder {
 
     /// Wraps the replica: the one hook by which a strategy takes its place.
     #[must_use]
-    pub fn machine(mut self, hook: impl FnOnce(Replica) -> Box<dyn Hosted> + 'static) -> NodeBuilder {
+    pub fn machine(
+        mut self,
+        hook: impl FnOnce(Replica) -> Box<dyn Hosted> + 'static,
+    ) -> NodeBuilder {
         self.hook = Box::new(hook);
         self
     }
@@ -125,7 +134,13 @@ impl NodeBuilder {
     /// # Errors
     /// [`NodeError`].
     pub fn build(self, state_machine: impl StateMachine + 'static) -> Result<Node, NodeError> {
-        let NodeConfig { folder, node, cluster, identity, options } = self.config;
+        let NodeConfig {
+            folder,
+            node,
+            cluster,
+            identity,
+            options,
+        } = self.config;
         let lock = birth::lock(&folder)?;
         let configuration = Arc::clone(&cluster.configuration);
         let bounds = Bounds::of(&configuration);
@@ -161,7 +176,10 @@ impl NodeBuilder {
             pool: pool.clone(),
             standing,
         })
-        .map_err(|source| NodeError::Client { cluster: cluster.path.clone(), source })?;
+        .map_err(|source| NodeError::Client {
+            cluster: cluster.path.clone(),
+            source,
+        })?;
         let executor = if options.session_table {
             Executor::new(&configuration, state_machine)
         } else {
@@ -169,10 +187,17 @@ impl NodeBuilder {
             Executor::without_sessions(&configuration, state_machine)
         };
         let now = Instant::now();
-        let identification = Identification { node, cluster, listen };
+        let identification = Identification {
+            node,
+            cluster,
+            listen,
+        };
         identification.log(standing, self.first_start, reactor.net().driver_name());
         let stopping = Arc::new(AtomicBool::new(false));
-        let stopper = Stopper { stopping: Arc::clone(&stopping), waker: reactor.waker() };
+        let stopper = Stopper {
+            stopping: Arc::clone(&stopping),
+            waker: reactor.waker(),
+        };
         let host = host::Host {
             identification: identification.clone(),
             machine: (self.hook)(replica),
@@ -188,7 +213,14 @@ impl NodeBuilder {
             refusal_lines: host::LineLimit::new(now),
         };
         let host = Box::new(host);
-        Ok(Node { reactor, host, identification, stopper, _control: control, _lock: lock })
+        Ok(Node {
+            reactor,
+            host,
+            identification,
+            stopper,
+            _control: control,
+            _lock: lock,
+        })
     }
 }
 
@@ -206,7 +238,11 @@ impl Node {
     /// Begins with a configuration.
     #[must_use]
     pub fn builder(config: NodeConfig) -> NodeBuilder {
-        NodeBuilder { config, first_start: false, hook: Box::new(|replica| Box::new(replica)) }
+        NodeBuilder {
+            config,
+            first_start: false,
+            hook: Box::new(|replica| Box::new(replica)),
+        }
     }
 
     /// The address that it listens on.
@@ -250,7 +286,10 @@ impl Stopper {
 impl Identification {
     fn log(&self, standing: Standing, first_start: bool, driver: &str) {
         let configuration = &self.cluster.configuration;
-        let roles = configuration.member(self.node).map(|member| member.roles).unwrap_or_default();
+        let roles = configuration
+            .member(self.node)
+            .map(|member| member.roles)
+            .unwrap_or_default();
         info!(
             "node {} ({}) of cluster {}: mode {}, f = {}, listens on {}; driver {driver} (the default); durability memory",
             self.node,
@@ -261,17 +300,28 @@ impl Identification {
             self.listen,
         );
         if standing == Standing::LostDisk {
-            let hint = if first_start { "" } else { "; a node that has never run is started with --first-start" };
-            warn!("abstaining: lost disk. It has run before and keeps no promises on disk, so it only learns, and counts among f{hint}");
+            let hint = if first_start {
+                ""
+            } else {
+                "; a node that has never run is started with --first-start"
+            };
+            warn!(
+                "abstaining: lost disk. It has run before and keeps no promises on disk, so it only learns, and counts among f{hint}"
+            );
         }
     }
 }
 
 fn reactor_config(options: &NodeOptions, bounds: &Bounds) -> ReactorConfig {
     let mut limits = Limits::default();
-    limits.packet.message_bytes_max = limits.packet.message_bytes_max.max(bounds.message_bytes_max());
+    limits.packet.message_bytes_max = limits
+        .packet
+        .message_bytes_max
+        .max(bounds.message_bytes_max());
     // Several of the largest messages fit, so that one of them does not starve votes and acknowledgements.
-    limits.send_bytes_max = limits.send_bytes_max.max(4 * limits.packet.message_bytes_max);
+    limits.send_bytes_max = limits
+        .send_bytes_max
+        .max(4 * limits.packet.message_bytes_max);
     ReactorConfig {
         limits,
         idle: Idle {

@@ -51,7 +51,7 @@ pub struct NodeStatus {
     pub waiting: usize,
     /// The decree at which its results stood against the others': it stopped executing.
     pub diverged: Option<u64>,
-    /// The digests of a learner, all at the same decree; none for a node that does not learn.
+    /// The digests of a learner, all at the same decree; none for a node that does not learn, and if not asked for.
     pub digests: Option<Digests>,
     /// Every other node.
     pub peers: Vec<PeerStatus>,

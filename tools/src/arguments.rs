@@ -1,0 +1,135 @@
+//! Flags that several subcommands share: tunables, fault model, times.
+
+use anyhow::{Result, bail};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, ValueEnum};
+use twostep_engine::node::config::{Override, overrides_of_environment};
+use twostep_engine::node::tunables::{NodeOptions, TUNABLES};
+use twostep_engine::quorum::FaultModel;
+
+/// The flags of all tunables of a node, made from the one table that also makes keys and variables.
+#[derive(Clone, Debug, Default)]
+pub struct Tunables {
+    said: Vec<Override>,
+}
+
+impl Tunables {
+    /// What environment and flags say, in the order in which they win.
+    pub fn overrides(&self) -> Result<Vec<Override>> {
+        let mut overrides = overrides_of_environment(std::env::vars())?;
+        overrides.extend(self.said.iter().cloned());
+        Ok(overrides)
+    }
+
+    /// `options` with what environment and flags say.
+    pub fn apply(&self, mut options: NodeOptions) -> Result<NodeOptions> {
+        for said in self.overrides()? {
+            let tunable = TUNABLES.iter().find(|tunable| tunable.key == said.key);
+            let tunable = tunable.expect("overrides are made from the table");
+            if let Err(what) = (tunable.set)(&mut options, &said.value) {
+                bail!("{}: {what}", said.said_by);
+            }
+        }
+        Ok(options)
+    }
+}
+
+impl Args for Tunables {
+    fn augment_args(command: Command) -> Command {
+        TUNABLES.iter().fold(command, |command, tunable| {
+            let default = match tunable.default_text() {
+                text if text.is_empty() => String::new(),
+                text => format!(" [default: {text}]"),
+            };
+            let help = format!("{}{default} [env: {}]", tunable.help, tunable.variable());
+            let arg = Arg::new(tunable.key)
+                .long(tunable.flag())
+                .value_name(tunable.unit)
+                .help(help);
+            command.arg(
+                arg.action(ArgAction::Set)
+                    .help_heading("What a node chooses for itself"),
+            )
+        })
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for Tunables {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Tunables, clap::Error> {
+        let said = TUNABLES.iter().filter_map(|tunable| {
+            let value = matches.get_one::<String>(tunable.key)?.clone();
+            Some(Override {
+                key: tunable.key,
+                value,
+                said_by: format!("--{}", tunable.flag()),
+            })
+        });
+        Ok(Tunables {
+            said: said.collect(),
+        })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// The fault model, as a flag says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Fast Byzantine Paxos: 5f+1 nodes, f of them may do anything
+    Fab,
+    /// Paxos: 2f+1 nodes, f of them may crash, none lies
+    Crash,
+}
+
+impl From<Mode> for FaultModel {
+    fn from(mode: Mode) -> FaultModel {
+        match mode {
+            Mode::Fab => FaultModel::Fab,
+            Mode::Crash => FaultModel::Crash,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::FromArgMatches;
+
+    #[test]
+    fn every_tunable_is_a_flag_with_its_default_in_the_help() {
+        let mut command = Tunables::augment_args(Command::new("node"));
+        let help = command.render_long_help().to_string();
+        let help: String = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        for tunable in TUNABLES {
+            assert!(
+                help.contains(&format!("--{} <{}>", tunable.flag(), tunable.unit)),
+                "{}",
+                tunable.key
+            );
+            assert!(
+                help.contains(&format!("[env: {}]", tunable.variable())),
+                "{}",
+                tunable.key
+            );
+            let default = tunable.default_text();
+            assert!(
+                default.is_empty() || help.contains(&format!("[default: {default}]")),
+                "{}",
+                tunable.key
+            );
+        }
+        let matches = command.get_matches_from(["node", "--t0-ms", "77"]);
+        let tunables = Tunables::from_arg_matches(&matches).unwrap();
+        assert_eq!(tunables.said.len(), 1);
+        assert_eq!(
+            (tunables.said[0].key, tunables.said[0].value.as_str()),
+            ("t0_ms", "77")
+        );
+    }
+}
