@@ -186,6 +186,25 @@ fn limits_are_held_to_the_byte() {
 }
 
 #[test]
+fn a_count_that_is_not_the_number_of_requests_is_refused() {
+    let mut writer = BundleWriter::new(ClientId([1; 16]));
+    for _ in 0..2 {
+        assert!(writer.push(&OwnedRequest::default().view()));
+    }
+    let mut bytes = writer.finish_bare(&scope()).to_vec();
+    let request = (bytes.len() - CONTENT_AT - 16 - 2) / 2;
+    for (count, refused) in [
+        (0, Some(Malformed::Empty)),
+        (1, Some(Malformed::Trailing(request))),
+        (2, None),
+        (3, Some(Malformed::Truncated("request"))),
+    ] {
+        bytes[CONTENT_AT + 16] = count;
+        assert_eq!(parse(&bytes).err(), refused, "a count of {count}");
+    }
+}
+
+#[test]
 fn an_open_is_never_tagged_names_no_session_and_carries_nothing() {
     let open = Request {
         kind: RequestKind::Open,
