@@ -141,25 +141,25 @@ impl Learner {
         equal >= quorum
     }
 
-    /// Takes another learner's answer to a pull; true if it decided the decree.
+    /// Takes another learner's answer to a pull; true if it decided the decree, or is the first to name the value
+    /// of one that votes had decided: in both cases its sender has the body.
     pub fn pulled(&mut self, learner: NodeId, decree: Decree, value: Value) -> bool {
         let quorum = self.pull_quorum;
-        let Some(slot) = self
-            .slots
-            .get_mut(decree)
-            .filter(|slot| slot.decided.is_none())
-        else {
+        let Some(slot) = self.slots.get_mut(decree) else {
             return false;
         };
         let Some(answer) = slot.answers.get_mut(usize::from(learner.0)) else {
             return false;
         };
-        *answer = Some(value);
+        let before = std::mem::replace(answer, Some(value));
         let equal = slot
             .answers
             .iter()
             .filter(|answer| **answer == Some(value))
             .count();
+        if let Some((decided, _)) = slot.decided {
+            return decided == value && before != Some(value) && equal == 1;
+        }
         if equal >= quorum {
             slot.decided = Some((value, Path::Pull));
             self.highest_decided = self.highest_decided.max(decree);
@@ -359,5 +359,22 @@ mod tests {
             "the same learner twice is one"
         );
         assert!(learner.pulled(NodeId(3), Decree(1), batch.value()));
+    }
+
+    #[test]
+    fn answers_to_what_votes_decided_name_holders_of_the_body() {
+        let (mut learner, batch) = learner();
+        let value = batch.value();
+        for node in 0..5 {
+            learner.accepted(NodeId(node), Regency(0), Decree(1), value);
+        }
+        assert!(
+            learner.pulled(NodeId(2), Decree(1), value),
+            "the first one is asked at once"
+        );
+        assert!(!learner.pulled(NodeId(2), Decree(1), value));
+        assert!(!learner.pulled(NodeId(3), Decree(1), value));
+        let holders: Vec<NodeId> = learner.answered(Decree(1), value).collect();
+        assert_eq!(holders, [NodeId(2), NodeId(3)]);
     }
 }

@@ -187,14 +187,14 @@ impl<R: Rules> Replica<R> {
             .lacking_bodies()
             .take(usize::try_from(PULL_MAX).expect("a small number"))
         {
-            // Each time somebody else: a liar may withhold a body, but cannot do so for everyone.
+            // Each time somebody else: a liar may withhold a body, but cannot do so for everyone. Those that
+            // answered a pull have it for sure, but all of them may have stopped: every other time anyone is asked.
+            let others = self.others();
             let holders: NodeSet = learner.answered(decree, value).collect();
-            let holders = if holders.is_empty() {
-                self.others()
-            } else {
-                holders.minus(me)
-            };
-            let turn = (u64::from(self.pull.times) + decree.0) % holders.len().max(1) as u64;
+            let holders = holders.minus(me);
+            let sure = self.pull.times.is_multiple_of(2) && !holders.is_empty();
+            let holders = if sure { holders } else { others };
+            let turn = (u64::from(self.pull.times / 2) + decree.0) % holders.len().max(1) as u64;
             let Some(holder) = holders
                 .iter()
                 .nth(usize::try_from(turn).expect("below the number of nodes"))
