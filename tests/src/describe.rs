@@ -1,0 +1,175 @@
+//! Messages, inputs and effects as one line each, for transcripts that people read.
+
+use std::fmt::Write as _;
+
+use twostep_engine::machine::{Event, Record};
+use twostep_engine::message::{Message, Outcome};
+use twostep_engine::types::Value;
+
+/// A message in one line.
+#[must_use]
+pub fn message(message: &Message<'_>) -> String {
+    match message {
+        Message::Submit { retry, bundle } => {
+            format!(
+                "Submit{} {} B",
+                if *retry { " again" } else { "" },
+                bundle.len()
+            )
+        }
+        Message::Propose {
+            regency,
+            decree,
+            value,
+            body,
+        } => {
+            format!(
+                "Propose r{regency} d{decree} {} ({} B)",
+                short(*value),
+                body.len()
+            )
+        }
+        Message::Accepted {
+            regency,
+            decree,
+            value,
+        } => format!("Accepted r{regency} d{decree} {}", short(*value)),
+        Message::Ack { learned } => format!("Ack {learned}"),
+        Message::Checkpoint(claim) => format!(
+            "Checkpoint {} of n{}",
+            claim.checkpoint.decree, claim.learner.0
+        ),
+        Message::Certificate(certificate) => {
+            let voices: Vec<u16> = certificate
+                .voices
+                .iter()
+                .map(|voice| voice.learner.0)
+                .collect();
+            format!("Certificate {} by {voices:?}", certificate.decree)
+        }
+        Message::Status(status) => format!(
+            "Status r{} low {} learned {}{}",
+            status.regency,
+            status.low,
+            status.learned,
+            if status.abstaining { " abstaining" } else { "" }
+        ),
+        Message::Pull { first, count } => format!("Pull {count} from d{first}"),
+        Message::Pulled { first, values } => format!("Pulled {} from d{first}", values.len()),
+        Message::Fetch { decree, value } => format!("Fetch d{decree} {}", short(*value)),
+        Message::Fetched {
+            decree,
+            value,
+            body,
+        } => format!("Fetched d{decree} {} ({} B)", short(*value), body.len()),
+        Message::Replies { regency, entries } => {
+            let mut line = format!("Replies r{regency}");
+            for entry in entries.iter().flatten() {
+                // Writing to a string cannot fail.
+                let _ = write!(
+                    line,
+                    " [{} #{} d{} {}]",
+                    entry.session,
+                    entry.seq,
+                    entry.decree,
+                    outcome(&entry.outcome)
+                );
+            }
+            line
+        }
+        Message::Busy {
+            regency,
+            retry_after_ms,
+        } => format!("Busy r{regency}, again after {retry_after_ms} ms"),
+        Message::Vote(vote) => format!("Vote r{}", vote.content.regency),
+        Message::Proof(proof) => format!("Proof of {} votes", proof.votes.len()),
+        Message::Gather { regency, .. } => format!("Gather r{regency}"),
+        Message::Report(report) => format!(
+            "Report r{} of {} votes",
+            report.content.regency,
+            report.content.votes.len()
+        ),
+        Message::NewRegency(new) => format!(
+            "NewRegency r{} with {} reports",
+            new.regency,
+            new.voucher.len()
+        ),
+        Message::Denied(proof) => format!("Denied by {} votes", proof.votes.len()),
+    }
+}
+
+/// A record in one line.
+#[must_use]
+pub fn record(record: &Record<'_>) -> String {
+    match record {
+        Record::Proposal {
+            regency,
+            decree,
+            batch,
+        } => format!("Proposal r{regency} d{decree} {}", short(batch.value())),
+        Record::Vote {
+            regency,
+            decree,
+            batch,
+        } => format!("Vote r{regency} d{decree} {}", short(batch.value())),
+        Record::Learned { decree, batch } => format!("Learned d{decree} {}", short(batch.value())),
+        Record::Low(certificate) => format!("Low {}", certificate.decree),
+    }
+}
+
+/// An event in one line.
+#[must_use]
+pub fn event(event: &Event) -> String {
+    match event {
+        Event::Proposed {
+            decree,
+            value,
+            bundles,
+        } => format!("proposed d{decree} {} of {bundles} bundles", short(*value)),
+        Event::Voted {
+            regency,
+            decree,
+            value,
+        } => format!("voted r{regency} d{decree} {}", short(*value)),
+        Event::Learned {
+            decree,
+            value,
+            path,
+        } => format!("learned d{decree} {} by {path:?}", short(*value)),
+        Event::Low { decree } => format!("low {decree}"),
+        Event::Refused { from, why } => {
+            let from = match from {
+                twostep_engine::types::Party::Node(node) => format!("n{}", node.0),
+                twostep_engine::types::Party::Client(_) => "a client".to_owned(),
+            };
+            format!("refused {from}: {}", why.name())
+        }
+        Event::SentAgain(what) => format!("said again: {what:?}"),
+        Event::Diverged { decree } => format!("diverged at {decree}"),
+    }
+}
+
+/// The first eight digits of a value: enough to tell the values of one run apart.
+#[must_use]
+pub fn short(value: Value) -> String {
+    value.0.0[..4]
+        .iter()
+        .fold(String::from("v"), |mut text, byte| {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+fn outcome(outcome: &Outcome<'_>) -> String {
+    match outcome {
+        Outcome::Executed(reply) => format!("executed {} B", reply.len()),
+        Outcome::ExecutedDigest(_) => "executed, digest".to_owned(),
+        Outcome::Opened(session) => format!("opened {session}"),
+        Outcome::Stale => "stale".to_owned(),
+        Outcome::TooFar => "too far".to_owned(),
+        Outcome::SeqReused => "seq reused".to_owned(),
+        Outcome::SessionLapsed => "session lapsed".to_owned(),
+        Outcome::ExecutedReplyGone => "executed, reply gone".to_owned(),
+    }
+}

@@ -1,0 +1,407 @@
+//! What one seed draws: topology, window, links, disks, faults, clients. The swarm.
+//!
+//! A plan is a function of the options and the seed alone. Faults strike at a number of committed operations,
+//! not at a time, so that each one strikes while there is work, however fast the drawn links are.
+
+use std::time::Duration;
+
+use twostep_engine::configuration::{Limits, Tuning};
+use twostep_engine::quorum::FaultModel;
+use twostep_engine::types::{NodeId, NodeSet};
+
+use crate::disk::{Fate, SyncProfile};
+use crate::network::LinkProfile;
+use crate::random::Random;
+use crate::topology::{Classes, Topology, roles};
+
+/// Which worlds to draw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SimOptions {
+    /// The fault model.
+    pub model: FaultModel,
+    /// Faults to bear. At least 1.
+    pub f: usize,
+    /// Draw every seed on this topology; `None` draws the topology as well.
+    pub topology: Option<Topology>,
+}
+
+impl Default for SimOptions {
+    fn default() -> SimOptions {
+        SimOptions {
+            model: FaultModel::Fab,
+            f: 1,
+            topology: None,
+        }
+    }
+}
+
+/// Committed operations that every seed reaches at least.
+pub const OPERATIONS_MIN: u64 = 300;
+/// Certified checkpoints that every seed reaches at least.
+pub const CHECKPOINTS_MIN: u64 = 3;
+
+/// Everything that decides one run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The fault model.
+    pub model: FaultModel,
+    /// Faults to bear.
+    pub f: usize,
+    /// Where the roles are.
+    pub topology: Topology,
+    /// W, K and the bounds of bodies.
+    pub limits: Limits,
+    /// T0, pipeline and queues of every node.
+    pub tuning: Tuning,
+    /// The links until they heal.
+    pub links: LinkProfile,
+    /// The disks.
+    pub syncs: SyncProfile,
+    /// How long a decree takes to execute. Nanoseconds, drawn evenly from 0 up to this.
+    pub execution_max_ns: u64,
+    /// How long a node collects inputs before it ends its turn. Nanoseconds.
+    pub turn_ns: u64,
+    /// The clients.
+    pub clients: ClientPlan,
+    /// What strikes, in the order in which it strikes.
+    pub faults: Vec<Fault>,
+}
+
+/// How many clients there are and what they do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientPlan {
+    /// Client identities.
+    pub count: usize,
+    /// Sessions of each.
+    pub sessions: usize,
+    /// Calls in flight per session, at most 64.
+    pub pipeline: usize,
+    /// How long a client waits before it retries for the first time.
+    pub retry: Duration,
+    /// The longest it waits between retries.
+    pub retry_max: Duration,
+    /// After how long a call ends as unknown.
+    pub deadline: Duration,
+    /// How long a client rests after each answer. Nanoseconds, drawn evenly from 0 up to this.
+    pub rest_max_ns: u64,
+    /// How many of 1000 operations carry a larger value instead of counting.
+    pub put_per_mille: u64,
+}
+
+/// Something that goes wrong once so many operations are committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The number of committed operations at which it strikes.
+    pub at: u64,
+    /// What happens.
+    pub what: FaultKind,
+}
+
+/// What can go wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// A node stops. What its disk keeps only matters for what counts as voted: until the durability issue a
+    /// node that starts again has lost its disk.
+    Crash {
+        /// Which one.
+        node: NodeId,
+        /// What its disk keeps.
+        fate: Fate,
+        /// When it starts again, without its disk: it learns and executes, and abstains from all else.
+        rejoin_after: Option<Duration>,
+    },
+    /// Messages from one side to the other are lost for a while.
+    Cut {
+        /// Who is not heard.
+        from: NodeSet,
+        /// By whom.
+        to: NodeSet,
+        /// For how long.
+        lasting: Duration,
+    },
+}
+
+impl Plan {
+    /// What `seed` draws.
+    #[must_use]
+    pub fn draw(options: &SimOptions, seed: u64) -> Plan {
+        let mut random = Random::fork(seed, "plan");
+        let random = &mut random;
+        let topology = options
+            .topology
+            .unwrap_or_else(|| *random.pick(&[Topology::Shared, Topology::Separate]));
+        let limits = limits(random);
+        let links = links(random);
+        let slowest = if links.late_per_mille > 0 {
+            links.delay_max_ns * 2
+        } else {
+            links.delay_max_ns
+        };
+        let t0 = Duration::from_nanos(slowest * random.between(4, 16));
+        let syncs = SyncProfile {
+            delay_min_ns: 0,
+            delay_max_ns: links.delay_max_ns * random.below(3),
+            hang_per_mille: if random.chance(250) { 5 } else { 0 },
+        };
+        let tuning = Tuning {
+            t0,
+            in_flight_max: random.between(1, 16),
+            ..Tuning::default()
+        };
+        let clients = ClientPlan {
+            count: usize::try_from(random.between(3, 8)).expect("a small number"),
+            sessions: usize::try_from(random.between(1, 2)).expect("a small number"),
+            pipeline: usize::try_from(random.between(1, 8)).expect("a small number"),
+            retry: t0 * 2,
+            retry_max: t0 * 16,
+            deadline: t0 * 10_000,
+            rest_max_ns: if random.chance(300) {
+                links.delay_max_ns * 4
+            } else {
+                0
+            },
+            put_per_mille: *random.pick(&[0, 50, 300]),
+        };
+        let faults = faults(random, options, topology, t0);
+        Plan {
+            model: options.model,
+            f: options.f,
+            topology,
+            limits,
+            tuning,
+            links,
+            syncs,
+            execution_max_ns: links.delay_max_ns * random.below(2),
+            turn_ns: *random.pick(&[0, 1_000, 20_000, 100_000]),
+            clients,
+            faults,
+        }
+    }
+
+    /// A calm world in which every link takes exactly one unit and everything else no time at all.
+    #[must_use]
+    pub fn unit(model: FaultModel, f: usize, topology: Topology, unit_ns: u64) -> Plan {
+        let t0 = Duration::from_nanos(unit_ns * 1000);
+        Plan {
+            model,
+            f,
+            topology,
+            limits: Limits::default(),
+            tuning: Tuning {
+                t0,
+                ..Tuning::default()
+            },
+            links: LinkProfile::unit(unit_ns),
+            syncs: SyncProfile::INSTANT,
+            execution_max_ns: 0,
+            turn_ns: 0,
+            clients: ClientPlan {
+                count: 1,
+                sessions: 1,
+                pipeline: 1,
+                retry: t0 * 2,
+                retry_max: t0 * 16,
+                deadline: t0 * 1000,
+                rest_max_ns: 0,
+                put_per_mille: 0,
+            },
+            faults: Vec::new(),
+        }
+    }
+
+    /// How long every correct learner may take to learn a new decree once the links have healed:
+    ///
+    /// `retry_max + 8·T0 + 2·W·hop`, where a hop is one message, one sync and one execution at their slowest.
+    /// A client whose first message was lost says it again within `retry_max`. Whatever a node last said into
+    /// the void it says again within T0 (PROTOCOL.md section 3), and the repair of a gap is a chain of at most
+    /// four such things: a lost proposal, its votes, a checkpoint, its certificate, each with one answer. What
+    /// was missed below the window's base is pulled decree by decree in the worst case: at most W of them, each
+    /// a question and an answer.
+    #[must_use]
+    pub fn progress_bound(&self) -> Duration {
+        let hang = if self.syncs.hang_per_mille > 0 { 20 } else { 1 };
+        let hop = self.links.delay_max_ns
+            + self.syncs.delay_max_ns * hang
+            + self.execution_max_ns
+            + self.turn_ns;
+        self.clients.retry_max
+            + self.tuning.t0 * 8
+            + Duration::from_nanos(2 * self.limits.window * hop)
+    }
+}
+
+/// W is drawn by its magnitude, so that small windows, which wait for their checkpoints all the time, are as
+/// frequent as large ones.
+fn limits(random: &mut Random) -> Limits {
+    let base = 8 << random.below(5);
+    let window = random.between(base, base * 2);
+    let checkpoint_every = random.between((window / 8).max(1), window / 2);
+    let snapshot_every = checkpoint_every * random.between(1, 8);
+    Limits {
+        window,
+        checkpoint_every,
+        snapshot_every,
+        body_bytes_max: 64 << 10,
+        request_bytes_max: 8 << 10,
+        ..Limits::default()
+    }
+}
+
+fn links(random: &mut Random) -> LinkProfile {
+    let delay_min_ns = random.between(20_000, 1_000_000);
+    LinkProfile {
+        delay_min_ns,
+        delay_max_ns: delay_min_ns * random.between(1, 20),
+        late_per_mille: *random.pick(&[0, 0, 10, 50]),
+        loss_per_mille: *random.pick(&[0, 10, 100, 200, 300]),
+        double_per_mille: *random.pick(&[0, 10, 100]),
+    }
+}
+
+fn faults(
+    random: &mut Random,
+    options: &SimOptions,
+    topology: Topology,
+    t0: Duration,
+) -> Vec<Fault> {
+    let roles = roles(options.model, options.f, topology);
+    let classes = Classes::of(options.model, options.f);
+    let id = |node: usize| NodeId(u16::try_from(node).expect("a configuration has few nodes"));
+    let mut faults = Vec::new();
+    if random.chance(700) {
+        for node in victims(random, options.f, &roles) {
+            let fate = *random.pick(&[Fate::Kept, Fate::TailLost, Fate::AllLost]);
+            let rejoin_after = random
+                .chance(400)
+                .then(|| t0 * u32::try_from(random.between(0, 20)).expect("small"));
+            faults.push(Fault {
+                at: random.below(OPERATIONS_MIN),
+                what: FaultKind::Crash {
+                    node: id(node),
+                    fate,
+                    rejoin_after,
+                },
+            });
+        }
+    }
+    for _ in 0..random.below(4) {
+        let everyone: NodeSet = (0..roles.len()).map(id).collect();
+        let some: NodeSet = everyone.iter().filter(|_| random.chance(300)).collect();
+        let others = everyone.minus(some);
+        let lasting = t0 * u32::try_from(random.between(1, 8)).expect("small");
+        let at = random.below(OPERATIONS_MIN);
+        faults.push(Fault {
+            at,
+            what: FaultKind::Cut {
+                from: some,
+                to: others,
+                lasting,
+            },
+        });
+        if random.chance(500) {
+            faults.push(Fault {
+                at,
+                what: FaultKind::Cut {
+                    from: others,
+                    to: some,
+                    lasting,
+                },
+            });
+        }
+    }
+    assert!(
+        classes.acceptors > options.f,
+        "a majority outlives its faults"
+    );
+    faults.sort_by_key(|fault| fault.at);
+    faults
+}
+
+/// Up to f acceptors and up to f learners, never the leader of regency 0: changing it is the next issue.
+/// A proposer may stop as well where it has no other role: it is not needed.
+fn victims(
+    random: &mut Random,
+    f: usize,
+    roles: &[twostep_engine::configuration::Roles],
+) -> Vec<usize> {
+    let leader = roles
+        .iter()
+        .position(|roles| roles.proposer)
+        .expect("there is a proposer");
+    let mut candidates: Vec<usize> = (0..roles.len()).filter(|node| *node != leader).collect();
+    let order = random.draw(&mut candidates, roles.len());
+    let (mut acceptors, mut learners, mut proposers) = (0, 0, 0);
+    let mut victims = Vec::new();
+    for node in order {
+        let Some(role) = roles.get(node) else {
+            continue;
+        };
+        let fits = |count: usize, held: bool| !held || count < f;
+        if fits(acceptors, role.acceptor)
+            && fits(learners, role.learner)
+            && fits(proposers, role.proposer)
+        {
+            acceptors += usize::from(role.acceptor);
+            learners += usize::from(role.learner);
+            proposers += usize::from(role.proposer);
+            victims.push(node);
+        }
+    }
+    victims
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_seed_draws_the_same_plan() {
+        let options = SimOptions::default();
+        assert_eq!(
+            format!("{:?}", Plan::draw(&options, 9)),
+            format!("{:?}", Plan::draw(&options, 9))
+        );
+        assert_ne!(
+            format!("{:?}", Plan::draw(&options, 9)),
+            format!("{:?}", Plan::draw(&options, 10))
+        );
+    }
+
+    #[test]
+    fn plans_stay_within_what_the_protocol_bears() {
+        for model in [FaultModel::Fab, FaultModel::Crash] {
+            for seed in 0..500 {
+                let options = SimOptions {
+                    model,
+                    f: 1 + usize::try_from(seed % 3).unwrap(),
+                    topology: None,
+                };
+                let plan = Plan::draw(&options, seed);
+                assert!((8..=256).contains(&plan.limits.window));
+                assert!(plan.limits.checkpoint_every * 2 <= plan.limits.window);
+                assert!(plan.links.loss_per_mille <= 300);
+                assert!(plan.clients.count >= 3);
+                let roles = roles(model, options.f, plan.topology);
+                let crashed = |role: fn(&twostep_engine::configuration::Roles) -> bool| {
+                    let of = |fault: &&Fault| match fault.what {
+                        FaultKind::Crash { node, .. } => role(&roles[usize::from(node.0)]),
+                        FaultKind::Cut { .. } => false,
+                    };
+                    plan.faults.iter().filter(of).count()
+                };
+                assert!(crashed(|roles| roles.acceptor) <= options.f);
+                assert!(crashed(|roles| roles.learner) <= options.f);
+                let leader = |fault: &Fault| {
+                    matches!(
+                        fault.what,
+                        FaultKind::Crash {
+                            node: NodeId(0),
+                            ..
+                        }
+                    )
+                };
+                assert!(!plan.faults.iter().any(leader), "the leader stays up");
+            }
+        }
+    }
+}
