@@ -1,0 +1,65 @@
+//! A small swarm over fixed seeds, and a few seeds that are new at every run; the long one is `twostep sim`.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use twostep_engine::quorum::FaultModel;
+use twostep_tests::plan::{CHECKPOINTS_MIN, OPERATIONS_MIN, SimOptions};
+use twostep_tests::runner::{SimReport, run_range, run_seed};
+
+fn swarm(model: FaultModel, f: usize, first: u64, count: u64) -> SimReport {
+    let options = SimOptions {
+        model,
+        f,
+        topology: None,
+    };
+    let report = run_range(&options, first..first + count, |_| true);
+    let replay = format!("twostep sim --mode {model} --f {f} --trace --seed");
+    for failure in &report.failures {
+        let what = failure.violation.as_ref().or(failure.stall.as_ref());
+        eprintln!("{replay} {}: {}", failure.seed, what.expect("it failed"));
+    }
+    assert_eq!((report.violations, report.stalls), (0, 0));
+    assert_eq!(report.seeds, count);
+    assert!(report.operations.min >= OPERATIONS_MIN);
+    assert!(report.checkpoints.min >= CHECKPOINTS_MIN);
+    report
+}
+
+#[test]
+fn fixed_seeds_are_clean_in_mode_fab() {
+    swarm(FaultModel::Fab, 1, 0, 40);
+    swarm(FaultModel::Fab, 2, 0, 6);
+    // A learner that votes had told a value asked for its body where it was pruned.
+    swarm(FaultModel::Fab, 1, 236, 1);
+}
+
+#[test]
+fn fixed_seeds_are_clean_in_mode_crash() {
+    swarm(FaultModel::Crash, 1, 0, 60);
+    swarm(FaultModel::Crash, 2, 0, 10);
+    swarm(FaultModel::Crash, 3, 0, 5);
+}
+
+#[test]
+fn fresh_seeds_are_clean() {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("the clock stands after 1970");
+    let first = u64::from(since.subsec_nanos()) << 20 | since.as_secs() & 0xf_ffff;
+    println!("fresh seeds from {first}");
+    swarm(FaultModel::Fab, 1, first, 20);
+    swarm(FaultModel::Crash, 1, first, 20);
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    for model in [FaultModel::Fab, FaultModel::Crash] {
+        let options = SimOptions {
+            model,
+            f: 1,
+            topology: None,
+        };
+        assert_eq!(run_seed(&options, 11), run_seed(&options, 11));
+        assert_ne!(run_seed(&options, 11).trace, run_seed(&options, 12).trace);
+    }
+}
