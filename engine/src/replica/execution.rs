@@ -7,6 +7,7 @@ use crate::checkpoint::Agreement;
 use crate::machine::{Event, Record, Refusal, Replies, To};
 use crate::message::{Certificate, Checkpoint, CheckpointClaim, Message};
 use crate::types::{Decree, Digest, Party};
+use crate::wire::Bounds;
 
 impl<R: Rules> Replica<R> {
     pub(super) fn keep_body(&mut self, decree: Decree, batch: Batch, step: &mut Step<'_>) {
@@ -87,14 +88,14 @@ impl<R: Rules> Replica<R> {
         if self.execution.diverged.is_some() {
             return;
         }
+        // Small requests may have large replies: what one decree owes a client can exceed what a link carries at once.
+        let bytes_max = Bounds::of(&self.configuration).replies_bytes_max();
         for (client, entries) in replies.groups() {
-            step.fx.send(
-                To::Client(client),
-                &Message::Replies {
-                    regency: self.regency,
-                    entries,
-                },
-            );
+            for entries in entries.pieces(bytes_max) {
+                let regency = self.regency;
+                step.fx
+                    .send(To::Client(client), &Message::Replies { regency, entries });
+            }
         }
     }
 
@@ -145,5 +146,106 @@ impl<R: Rules> Replica<R> {
             self.execution.diverged = Some(decree);
             step.fx.observe(Event::Diverged { decree });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use twostep_crypto::{ClientId, Identity};
+    use twostep_net::pool::Pool;
+
+    use crate::admission::ClientDirectory;
+    use crate::batch::{Batch, Bundle};
+    use crate::configuration::{Admission, Configuration, Limits, Member, Roles, Tuning};
+    use crate::machine::{Effects, Input, Machine, Record, Replies, To};
+    use crate::message::{Message, Outcome, Reply};
+    use crate::quorum::FaultModel;
+    use crate::replica::{Replica, Setup, Standing};
+    use crate::types::{Decree, NodeId, RecordSeq, Seq, SessionId, Time};
+    use crate::wire::{Bounds, encode};
+
+    /// The encoded messages to clients, and how many entries they hold.
+    #[derive(Default)]
+    struct Sent {
+        lengths: Vec<usize>,
+        entries: usize,
+    }
+
+    impl Effects for Sent {
+        fn send(&mut self, to: To, message: &Message<'_>) {
+            if let (To::Client(_), Message::Replies { entries, .. }) = (to, message) {
+                let mut bytes = Vec::new();
+                encode(message, &mut bytes);
+                self.lengths.push(bytes.len());
+                self.entries += entries.iter().filter(Result::is_ok).count();
+            }
+        }
+        fn store(&mut self, _: RecordSeq, _: &Record<'_>) {}
+        fn deliver(&mut self, _: Decree, _: &Batch) {}
+        fn lookup(&mut self, _: &Bundle) {}
+    }
+
+    #[test]
+    fn large_replies_go_in_messages_that_a_link_carries() {
+        let identities: Vec<_> = (1..=3)
+            .map(|seed| Identity::from_seed([seed; 32]))
+            .collect();
+        let members = identities.iter().map(|identity| Member {
+            roles: Roles::ALL,
+            public: identity.public(),
+        });
+        let limits = Limits {
+            body_bytes_max: 1 << 16,
+            request_bytes_max: 1 << 12,
+            ..Limits::default()
+        };
+        let (model, admission) = (FaultModel::Crash, Admission::Link);
+        let configuration =
+            Configuration::new(model, 1, members.collect(), limits, admission, [1; 16]);
+        let configuration = Arc::new(configuration.expect("a consistent configuration"));
+        let mut replica = Replica::new(Setup {
+            configuration: Arc::clone(&configuration),
+            me: NodeId(0),
+            identity: Arc::new(Identity::from_seed([1; 32])),
+            clients: Arc::new(ClientDirectory::new([])),
+            tuning: Tuning::default(),
+            pool: Pool::default(),
+            standing: Standing::Born,
+        })
+        .expect("no key is weak");
+
+        let mut replies = Replies::default();
+        let answer = vec![7; limits.reply_bytes_max as usize];
+        for seq in 1..=20 {
+            let (session, decree) = (
+                SessionId {
+                    decree: Decree(1),
+                    index: 0,
+                },
+                Decree(2),
+            );
+            let reply = Reply {
+                session,
+                seq: Seq(seq),
+                decree,
+                outcome: Outcome::Executed(&answer),
+            };
+            replies.push(ClientId([9; 16]), &reply);
+        }
+        let mut sent = Sent::default();
+        replica.step(Time(1), Input::Found(&replies), &mut sent);
+        let bytes_max = Bounds::of(&configuration).message_bytes_max();
+        assert!(
+            replies.bytes().len() > bytes_max,
+            "one message would not do"
+        );
+        assert!(
+            sent.lengths.iter().all(|length| *length <= bytes_max),
+            "{:?}",
+            sent.lengths
+        );
+        assert_eq!(sent.entries, 20, "every entry is sent once");
     }
 }

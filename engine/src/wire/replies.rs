@@ -68,24 +68,35 @@ impl<'a> ReplyEntries<'a> {
     }
 
     /// Cuts the entries into pieces of at most `bytes_max` bytes each, between entries; an entry that is larger on its
-    /// own makes a piece of its own. Ends before the first entry that is wrong.
+    /// own makes a piece of its own. Entries that fit together are one piece, unread; a cut ends before the first entry
+    /// that is wrong.
     pub fn pieces(&self, bytes_max: usize) -> impl Iterator<Item = ReplyEntries<'a>> + use<'a> {
         let mut rest = self.bytes();
         std::iter::from_fn(move || {
-            let mut reader = Reader::new(rest);
-            let mut end = 0;
-            while reader.remaining() > 0 && read_reply(&mut reader).is_ok() {
-                let next = rest.len() - reader.remaining();
-                if end > 0 && next > bytes_max {
-                    break;
-                }
-                end = next;
-            }
+            let end = if rest.len() <= bytes_max {
+                rest.len()
+            } else {
+                first_cut(rest, bytes_max)
+            };
             let (piece, behind) = rest.split_at(end);
             rest = behind;
             (!piece.is_empty()).then_some(ReplyEntries(piece))
         })
     }
+}
+
+/// Where the first piece of `entries` ends; 0 if the first entry is wrong.
+fn first_cut(entries: &[u8], bytes_max: usize) -> usize {
+    let mut reader = Reader::new(entries);
+    let mut end = 0;
+    while reader.remaining() > 0 && read_reply(&mut reader).is_ok() {
+        let next = entries.len() - reader.remaining();
+        if end > 0 && next > bytes_max {
+            break;
+        }
+        end = next;
+    }
+    end
 }
 
 fn read_reply<'a>(reader: &mut Reader<'a>) -> Result<Reply<'a>, WireError> {
