@@ -1,1 +1,25 @@
-//! twostep bench
+//! The load generator and the benchmarks of `twostep`.
+//!
+//! [`run`] drives a cluster through real links, over one loop in the calling thread: any number of sessions, each with a
+//! pipeline of calls, in a closed loop (a call begins when another ends) or an open one (calls begin at a rate,
+//! whatever the cluster does; latency counts from the *intended* time, so a stall shows in the percentiles).
+//!
+//! It trusts nobody. Every call is an increment of its session's own key, so that the replies of a session are 1, 2, 3, …
+//! if and only if every operation was executed exactly once; a [`ledger`] holds each value against that, and an ordered
+//! `get` at the end says whether anything happened that nobody was told of.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`config`] | what load to make |
+//! | [`load`] | opening, running, draining, reading back |
+//! | [`ledger`] | gaps and duplicates of one session |
+//! | [`report`] | what comes out, field by field |
+
+pub mod config;
+pub mod ledger;
+pub mod load;
+pub mod report;
+
+pub use config::LoadConfig;
+pub use load::{LoadError, run};
+pub use report::{LoadReport, Sample};

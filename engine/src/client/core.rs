@@ -255,6 +255,24 @@ impl ClientCore {
         self.links
     }
 
+    /// Whom it wants links to: all proposers and learners.
+    #[must_use]
+    pub fn contacts(&self) -> NodeSet {
+        self.everybody
+    }
+
+    /// Whether there are links to the believed leader and to enough learners for a call to end.
+    #[must_use]
+    pub fn reachable(&self) -> bool {
+        let learners = self.learners.minus(self.learners.minus(self.links));
+        self.links.contains(self.leader()) && learners.len() >= self.reply_quorum
+    }
+
+    /// Counts a message that could not even be decoded.
+    pub(super) fn note_malformed(&mut self) {
+        self.counters.malformed += 1;
+    }
+
     /// What it has seen.
     #[must_use]
     pub fn counters(&self) -> ClientCounters {

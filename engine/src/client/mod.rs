@@ -9,12 +9,15 @@
 //!
 //! [`core::ClientCore`] computes: calls, messages and the time go in, messages and outcomes come out
 //! ([`ClientEffects`]). It has no clock, socket or thread, so the simulator, the load generator and the async
-//! façade use the very same code.
+//! façade use the very same code. [`host`] runs it over real links on a thread of its own; [`facade`] is what
+//! programs use: [`Client`], [`Session`], futures.
 //!
 //! Every call ends in exactly one [`CallOutcome`]. What ends a call is the word of f+1 distinct learners, heard
 //! straight from their links: a liar among them cannot make up an outcome, whatever it says and how often.
 
 pub mod core;
+pub mod facade;
+pub mod host;
 mod leader;
 mod session;
 mod tally;
@@ -27,6 +30,9 @@ use crate::message::Message;
 use crate::types::{Decree, NodeSet, Seq, SessionId};
 
 pub use self::core::{AuthenticatorKeys, ClientCore, ClientCounters, ClientSetup, ClientTuning};
+pub use self::facade::{
+    CallError, Client, ClientOptions, Committed, ConnectError, Session, SessionError,
+};
 
 /// One session of a [`ClientCore`]. A handle of a closed session is refused, never mistaken for another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

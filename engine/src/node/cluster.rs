@@ -22,8 +22,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use twostep_crypto::{Identity, KeyError, PublicIdentity};
+use twostep_crypto::{Identity, KeyError, PublicIdentity, WeakKey};
 
+use crate::client::{ClientOptions, ClientSetup};
 use crate::configuration::{Admission, Configuration, Limits, Member, Roles};
 use crate::node::file::{self, FileError};
 use crate::quorum::FaultModel;
@@ -250,6 +251,14 @@ pub enum ClientFolderError {
         "{0}: no cluster.toml in it; expected the folder of a client, such as client-0 in the folder that `twostep testnet` wrote"
     )]
     NoClient(PathBuf),
+    /// No keys can be shared with a node.
+    #[error("{path}: {source}", path = .path.display())]
+    Weak {
+        /// The cluster file.
+        path: PathBuf,
+        /// Why.
+        source: WeakKey,
+    },
 }
 
 impl ClientFolder {
@@ -266,6 +275,24 @@ impl ClientFolder {
             cluster: ClusterFile::load(&path)?,
             identity: Arc::new(Identity::load(&folder.join(IDENTITY_FILE))?),
         })
+    }
+
+    /// What [`Client::connect`](crate::client::Client::connect) needs, with default time-outs. Resolves the names of the nodes.
+    ///
+    /// # Errors
+    /// [`ClientFolderError`].
+    pub fn options(&self) -> Result<ClientOptions, ClientFolderError> {
+        let (configuration, identity) = (
+            Arc::clone(&self.cluster.configuration),
+            Arc::clone(&self.identity),
+        );
+        // The loop adds randomness of its own, so the seed may be the same at every start.
+        let setup = ClientSetup::new(configuration, identity, 0);
+        let setup = setup.map_err(|source| ClientFolderError::Weak {
+            path: self.cluster.path.clone(),
+            source,
+        })?;
+        Ok(ClientOptions::new(setup, self.cluster.resolve()?))
     }
 }
 

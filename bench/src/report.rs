@@ -1,0 +1,168 @@
+//! What a load comes to.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+/// The largest latency that is told apart. Microseconds.
+const LATENCY_US_MAX: u64 = 120_000_000;
+
+/// One second of a load.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Sample {
+    /// Which second, from 1.
+    pub second: u64,
+    /// Calls that committed in it.
+    pub operations: u64,
+    /// The same per second of its true length.
+    pub ops_per_s: f64,
+    /// Half of them took at most so long. Microseconds.
+    pub p50_us: u64,
+    /// 99 of 100 took at most so long. Microseconds.
+    pub p99_us: u64,
+    /// Errors since the start.
+    pub errors: u64,
+    /// Calls that ended unknown since the start.
+    pub unknown: u64,
+    /// Calls under way at its end.
+    pub in_flight: u64,
+}
+
+/// A whole load.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct LoadReport {
+    /// How many sessions made calls.
+    pub sessions: u32,
+    /// How many calls each kept under way at most.
+    pub pipeline: usize,
+    /// The rate that was asked for, calls per second; null in a closed loop.
+    pub rate: Option<u64>,
+    /// The size of one operation. Bytes.
+    pub op_bytes: usize,
+    /// How long calls were made and answered. Seconds.
+    pub seconds: f64,
+    /// Calls that committed.
+    pub operations: u64,
+    /// The same per second.
+    pub ops_per_s: f64,
+    /// Half of the calls took at most so long, from the intended time of the call to the f+1st equal reply. Microseconds.
+    pub p50_us: u64,
+    /// 99 of 100 calls took at most so long. Microseconds.
+    pub p99_us: u64,
+    /// 999 of 1000 calls took at most so long. Microseconds.
+    pub p999_us: u64,
+    /// The longest call. Microseconds.
+    pub max_us: u64,
+    /// The longest time between two commits of any session: how long nothing went on. Microseconds.
+    pub longest_pause_us: u64,
+    /// Calls that were rejected, or answered with something that no increment can give.
+    pub errors: u64,
+    /// Calls that were sent and whose outcome is not known.
+    pub unknown: u64,
+    /// Calls that ended busy: nothing was sent before their deadline.
+    pub busy: u64,
+    /// Values that no call got although none ended unknown (see [`crate::ledger`]).
+    pub gaps: u64,
+    /// Values that came more than once, or executions that nobody called (see [`crate::ledger`]).
+    pub duplicates: u64,
+    /// Sessions whose key could not be read back at the end.
+    pub unverified: u32,
+    /// Bundles that were sent for the first time.
+    pub bundles: u64,
+    /// Bundles that were sent again, signed, because no answer came in time.
+    pub retries: u64,
+    /// Why the first error was one.
+    pub first_error: Option<String>,
+}
+
+impl LoadReport {
+    /// Whether every call was executed exactly once, as far as anybody can tell from outside.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.errors == 0 && self.gaps == 0 && self.duplicates == 0 && self.unverified == 0
+    }
+}
+
+/// Latencies: of the second that runs, and of all before.
+pub(crate) struct Latencies {
+    second: Histogram<u64>,
+    total: Histogram<u64>,
+}
+
+impl Latencies {
+    pub(crate) fn new() -> Latencies {
+        let histogram =
+            || Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("bounds of a histogram");
+        Latencies {
+            second: histogram(),
+            total: histogram(),
+        }
+    }
+
+    pub(crate) fn record(&mut self, latency: Duration) {
+        self.second
+            .saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    /// Ends the second; its count, p50 and p99.
+    pub(crate) fn end_second(&mut self) -> (u64, u64, u64) {
+        let (count, p50, p99) = (
+            self.second.len(),
+            quantile(&self.second, 0.5),
+            quantile(&self.second, 0.99),
+        );
+        self.total.add(&self.second).expect("equal bounds");
+        self.second.reset();
+        (count, p50, p99)
+    }
+
+    /// Writes count and percentiles of everything into the report.
+    pub(crate) fn finish(&mut self, report: &mut LoadReport) {
+        self.end_second();
+        report.operations = self.total.len();
+        report.p50_us = quantile(&self.total, 0.5);
+        report.p99_us = quantile(&self.total, 0.99);
+        report.p999_us = quantile(&self.total, 0.999);
+        report.max_us = self.total.max();
+    }
+}
+
+fn quantile(histogram: &Histogram<u64>, quantile: f64) -> u64 {
+    if histogram.is_empty() {
+        0
+    } else {
+        histogram.value_at_quantile(quantile)
+    }
+}
+
+/// `count` per second of `time`; 0 if no time has passed.
+pub(crate) fn per_second(count: u64, time: Duration) -> f64 {
+    if time.is_zero() {
+        return 0.0;
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a rate is rounded anyway")]
+    let count = count as f64;
+    count / time.as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_add_up_to_the_total() {
+        let mut latencies = Latencies::new();
+        (1..=99).for_each(|_| latencies.record(Duration::from_micros(100)));
+        assert_eq!(latencies.end_second(), (99, 100, 100));
+        assert_eq!(latencies.end_second(), (0, 0, 0));
+        latencies.record(Duration::from_secs(3600));
+        let mut report = LoadReport::default();
+        latencies.finish(&mut report);
+        assert_eq!((report.operations, report.p50_us), (100, 100));
+        assert!(
+            report.max_us >= LATENCY_US_MAX,
+            "what is too long is cut, not lost"
+        );
+    }
+}

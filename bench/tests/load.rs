@@ -1,0 +1,90 @@
+//! The load generator against real nodes: small, so that it cannot rot.
+
+#[path = "../../engine/tests/cluster/mod.rs"]
+mod cluster;
+
+use std::time::{Duration, Instant};
+
+use cluster::Cluster;
+use twostep_bench::config::StopFlag;
+use twostep_bench::{LoadConfig, LoadError, LoadReport, run};
+use twostep_engine::quorum::FaultModel;
+
+fn config(cluster: &Cluster) -> LoadConfig {
+    let options = cluster.client().options().unwrap();
+    let mut config = LoadConfig::new(options.setup, options.nodes);
+    config.connect_timeout = Duration::from_secs(20);
+    config.sessions = 4;
+    config.pipeline = 8;
+    config
+}
+
+fn assert_clean(report: &LoadReport) {
+    assert!(
+        report.is_clean() && report.unknown == 0 && report.busy == 0,
+        "{report:#?}"
+    );
+}
+
+#[test]
+fn closed_and_open_loop_are_clean() {
+    for mode in [FaultModel::Fab, FaultModel::Crash] {
+        let cluster = Cluster::start(mode);
+        let mut load = config(&cluster);
+        load.operations = Some(2000);
+        load.duration = Some(Duration::from_secs(30));
+        let report = run(load.clone(), |_| {}).unwrap();
+        assert_clean(&report);
+        assert_eq!((report.operations, report.op_bytes), (2000, 64));
+        assert!(
+            report.p50_us > 0 && report.p50_us <= report.p99_us && report.p99_us <= report.max_us,
+            "{report:#?}"
+        );
+
+        // Two seconds at 500 calls per second: one sample at least, and as many calls as that makes.
+        load.operations = None;
+        load.rate = Some(500);
+        load.duration = Some(Duration::from_secs(2));
+        let mut samples = Vec::new();
+        let report = run(load, |sample| samples.push(*sample)).unwrap();
+        assert_clean(&report);
+        assert!((900..=1001).contains(&report.operations), "{report:#?}");
+        assert!(
+            samples[0].second == 1 && (300..=700).contains(&samples[0].operations),
+            "{samples:?}"
+        );
+    }
+}
+
+#[test]
+fn it_stops_when_told() {
+    let cluster = Cluster::start(FaultModel::Crash);
+    let mut load = config(&cluster);
+    load.duration = None;
+    let stop: StopFlag = load.stop.clone();
+    let started = Instant::now();
+    let report = run(load, |_| stop.stop()).unwrap();
+    assert!(started.elapsed() < Duration::from_secs(30));
+    assert_clean(&report);
+    assert!(report.operations > 0);
+}
+
+#[test]
+fn a_load_that_cannot_be_is_refused_with_the_reason() {
+    let mut cluster = Cluster::start(FaultModel::Crash);
+    let mut load = config(&cluster);
+    load.pipeline = 65;
+    let error = run(load, |_| {}).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "a pipeline of 65: expected 1 to 64 calls"
+    );
+    let mut load = config(&cluster);
+    (0..3).for_each(|node| cluster.stop(node));
+    load.connect_timeout = Duration::from_millis(200);
+    let error = run(load, |_| {}).unwrap_err();
+    assert!(
+        matches!(&error, LoadError::Unreachable(missing) if missing.len() == 3),
+        "{error}"
+    );
+}

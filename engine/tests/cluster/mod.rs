@@ -1,0 +1,84 @@
+//! A cluster of real nodes over loopback, each on a thread of this process.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::thread::JoinHandle;
+
+use twostep_engine::configuration::Limits;
+use twostep_engine::key_value::KeyValue;
+use twostep_engine::node::testnet::{TestnetPlan, client_folder, create, node_folder};
+use twostep_engine::node::{ClientFolder, Node, NodeConfig, NodeOptions, Stopper};
+use twostep_engine::quorum::FaultModel;
+use twostep_engine::types::NodeId;
+
+/// Ends its nodes and removes its folders when dropped.
+pub struct Cluster {
+    nodes: Vec<Option<(Stopper, JoinHandle<()>)>>,
+    folder: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// Starts a cluster for f = 1 with the default admission of its mode and one client.
+    pub fn start(mode: FaultModel) -> Cluster {
+        let folder = tempfile::tempdir().unwrap();
+        // All ports are held until all are chosen, so that they differ.
+        let held: Vec<TcpListener> = (0..mode.acceptors(1))
+            .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+            .collect();
+        let addresses = held
+            .iter()
+            .map(|listener| listener.local_addr().unwrap().to_string())
+            .collect();
+        drop(held);
+        let options = NodeOptions::default();
+        let plan = TestnetPlan {
+            mode,
+            f: 1,
+            admission: None,
+            addresses,
+            clients: 1,
+            limits: Limits::default(),
+            options,
+        };
+        let configuration = create(folder.path(), &plan).unwrap();
+        let nodes = configuration
+            .nodes()
+            .iter()
+            .map(|node| Some(start_node(folder.path(), node)))
+            .collect();
+        Cluster { nodes, folder }
+    }
+
+    /// The folder of the client.
+    pub fn client(&self) -> ClientFolder {
+        ClientFolder::load(&client_folder(self.folder.path(), 0)).unwrap()
+    }
+
+    /// Stops one node for good.
+    pub fn stop(&mut self, node: usize) {
+        if let Some((stopper, thread)) = self.nodes[node].take() {
+            stopper.stop();
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        (0..self.nodes.len()).for_each(|node| self.stop(node));
+    }
+}
+
+fn start_node(folder: &Path, node: NodeId) -> (Stopper, JoinHandle<()>) {
+    let config = NodeConfig::load(&node_folder(folder, node).join("config.toml"), &[]).unwrap();
+    let (sender, stopper) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let node = Node::builder(config)
+            .first_start(true)
+            .build(KeyValue::new())
+            .unwrap();
+        sender.send(node.stopper()).unwrap();
+        node.run().unwrap();
+    });
+    (stopper.recv().expect("the node starts"), thread)
+}
