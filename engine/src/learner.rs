@@ -151,7 +151,7 @@ impl Learner {
         let Some(answer) = slot.answers.get_mut(usize::from(learner.0)) else {
             return false;
         };
-        let before = std::mem::replace(answer, Some(value));
+        let before = answer.replace(value);
         let equal = slot
             .answers
             .iter()
