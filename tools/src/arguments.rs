@@ -1,5 +1,7 @@
 //! Flags that several subcommands share: tunables, fault model, times.
 
+use std::time::Duration;
+
 use anyhow::{Result, bail};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, ValueEnum};
 use twostep_engine::node::config::{Override, overrides_of_environment};
@@ -96,10 +98,47 @@ impl From<Mode> for FaultModel {
     }
 }
 
+/// Reads `10s`, `500ms`, `2m`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let wrong = || format!("expected a time such as 10s, 500ms or 2m, found \"{text}\"");
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let ms = match unit {
+        "ms" => 1,
+        "s" | "" => 1000,
+        "m" => 60_000,
+        _ => return Err(wrong()),
+    };
+    let time = number
+        .checked_mul(ms)
+        .filter(|ms| *ms <= 366 * 24 * 3_600_000);
+    time.map(Duration::from_millis)
+        .ok_or_else(|| format!("\"{text}\" is longer than a year"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::FromArgMatches;
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(duration("10s"), Ok(Duration::from_secs(10)));
+        assert_eq!(duration("7"), Ok(Duration::from_secs(7)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        for wrong in ["", "s", "1h", "-1s", "1.5s", "99999999999999999999s"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+        assert!(
+            duration("99999999999m")
+                .unwrap_err()
+                .contains("longer than a year")
+        );
+    }
 
     #[test]
     fn every_tunable_is_a_flag_with_its_default_in_the_help() {

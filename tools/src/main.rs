@@ -1,9 +1,18 @@
 //! The `twostep` command: one subcommand a file.
 
 mod arguments;
+mod bench;
+mod client;
+mod cluster;
+mod dev;
+mod interrupt;
+mod load;
 mod node;
+mod screen;
+mod sim;
 mod status;
 mod testnet;
+mod verdict;
 
 use std::process::ExitCode;
 
@@ -19,19 +28,31 @@ struct Command {
 
 #[derive(Subcommand)]
 enum What {
+    /// Start a whole cluster of processes on this machine, with load, and judge it at the end
+    Dev(dev::DevArgs),
     /// Run one node of a cluster
     Node(node::NodeArgs),
     /// Make the folders of a new cluster: keys, cluster file, configuration
     Testnet(testnet::TestnetArgs),
     /// Ask the running nodes how they are
     Status(status::StatusArgs),
+    /// Order one operation of the key-value store
+    Client(client::ClientArgs),
+    /// Put load on a cluster and measure it
+    Bench(bench::BenchArgs),
+    /// Run the deterministic simulator: seeded faults, checkers after every step
+    Sim(sim::SimArgs),
 }
 
 fn main() -> ExitCode {
     let result = match Command::parse().what {
+        What::Dev(args) => dev::run(&args),
         What::Node(args) => node::run(&args),
         What::Testnet(args) => testnet::run(&args),
         What::Status(args) => status::run(&args),
+        What::Client(args) => client::run(&args),
+        What::Bench(args) => bench::run(&args),
+        What::Sim(args) => sim::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("twostep: {error:#}");

@@ -1,0 +1,152 @@
+//! `twostep bench`: load on a cluster, closed loop or at a rate, and what it comes to.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use serde_json::{Value, json};
+use twostep_bench::LoadReport;
+use twostep_bench::config::StopFlag;
+use twostep_engine::node::{ClientFolder, NodeOptions};
+use twostep_engine::quorum::FaultModel;
+
+use crate::arguments::{Mode, Tunables, duration};
+use crate::cluster::{LocalCluster, LocalPlan, NotReady};
+use crate::interrupt::Interrupt;
+use crate::load::{LoadDefaults, LoadFlags, report_lines, sample_line};
+
+const LOAD_DEFAULTS: LoadDefaults = LoadDefaults {
+    clients: 32,
+    pipeline: 32,
+    drain: Duration::from_secs(10),
+};
+/// How long the nodes of a cluster of its own may take to find each other.
+const READY_WITHIN: Duration = Duration::from_secs(20);
+
+/// The flags of `bench`.
+#[derive(Args)]
+pub struct BenchArgs {
+    /// The folder of a client of a running cluster; a cluster of its own if not given
+    #[arg(long, value_name = "DIR/client-K")]
+    cluster: Option<PathBuf>,
+    /// How long
+    #[arg(long = "for", value_name = "TIME", value_parser = duration, default_value = "10s")]
+    duration: Duration,
+    /// Print the report as a last line of JSON
+    #[arg(long)]
+    json: bool,
+    /// Of the cluster of its own: how many faulty nodes it bears
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        conflicts_with = "cluster"
+    )]
+    f: usize,
+    /// Of the cluster of its own: which faults
+    #[arg(long, value_enum, default_value_t = Mode::Fab, conflicts_with = "cluster")]
+    mode: Mode,
+    #[command(flatten)]
+    load: LoadFlags,
+    #[command(flatten)]
+    tunables: Tunables,
+}
+
+/// Makes the load and prints what it comes to; ends with status 0 if every call was executed exactly once.
+pub fn run(args: &BenchArgs) -> Result<ExitCode> {
+    let interrupt = Interrupt::install()?;
+    if let Some(folder) = &args.cluster {
+        let report = under_load(args, folder, &interrupt)?;
+        return print(
+            args,
+            &report,
+            &json!({ "cluster": ClientFolder::load(folder)?.cluster.configuration.cluster() }),
+        );
+    }
+    let mode = FaultModel::from(args.mode);
+    if args.f == 0 || args.f > 8 {
+        bail!("--f {}: expected 1 to 8 on one machine", args.f);
+    }
+    let options = args.tunables.apply(NodeOptions::default())?;
+    let mut cluster = LocalCluster::start(
+        &LocalPlan {
+            mode,
+            f: args.f,
+            clients: 1,
+            options,
+        },
+        &interrupt,
+    )?;
+    match cluster.wait_ready(READY_WITHIN)? {
+        Ok(()) => {}
+        Err(NotReady::Interrupted) => bail!("interrupted"),
+        Err(NotReady::Missing(missing)) => {
+            let list: Vec<String> = missing
+                .iter()
+                .map(|node| format!("node {}: {}", node.node, node.why))
+                .collect();
+            bail!("the cluster is not ready: {}", list.join("; "));
+        }
+    }
+    cluster.statuses(false);
+    let cpu_before_s = cluster.cpu_s();
+    let report = under_load(args, &cluster.client(0), &interrupt)?;
+    cluster.statuses(false);
+    #[expect(clippy::cast_precision_loss, reason = "a mean is rounded anyway")]
+    let operations = report.operations.max(1) as f64;
+    let cpu_us_per_op = ((cluster.cpu_s() - cpu_before_s) * 1e7 / operations).round() / 10.0;
+    let nodes = cluster.configuration().members().len();
+    let own = json!({ "mode": mode.to_string(), "f": args.f, "nodes": nodes, "cpu_us_per_op": cpu_us_per_op });
+    if !args.json {
+        println!(
+            "mode {mode}, f = {}: {nodes} processes on this machine, {cpu_us_per_op} µs of CPU per operation in all of them together",
+            args.f
+        );
+    }
+    print(args, &report, &own)
+}
+
+fn under_load(args: &BenchArgs, folder: &Path, interrupt: &Interrupt) -> Result<LoadReport> {
+    let stop = StopFlag::default();
+    let config = args
+        .load
+        .config(folder, Some(args.duration), &stop, LOAD_DEFAULTS)?;
+    let (quiet, interrupt) = (args.json, interrupt.clone());
+    // Ends with the process: it only passes the user's wish on.
+    thread::Builder::new()
+        .name("interrupt".to_owned())
+        .spawn(move || {
+            while !interrupt.is_raised() {
+                thread::sleep(Duration::from_millis(50));
+            }
+            stop.stop();
+        })?;
+    let each = |sample: &twostep_bench::Sample| {
+        if !quiet {
+            println!("{}", sample_line(sample));
+        }
+    };
+    Ok(twostep_bench::run(config, each)?)
+}
+
+fn print(args: &BenchArgs, report: &LoadReport, more: &Value) -> Result<ExitCode> {
+    if args.json {
+        let mut line = serde_json::to_value(report)?;
+        if let (Some(line), Some(more)) = (line.as_object_mut(), more.as_object()) {
+            line.extend(more.clone());
+        }
+        println!("{line}");
+    } else {
+        report_lines(report)
+            .iter()
+            .for_each(|line| println!("{line}"));
+    }
+    Ok(if report.is_clean() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

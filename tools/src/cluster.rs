@@ -1,0 +1,443 @@
+//! A cluster of child processes on this machine, in a temporary folder. `dev` and `bench` run on it.
+//!
+//! Nothing outlives it: children end when their standard input closes, whatever becomes of this process; when the
+//! value is dropped they are told to, and killed if they do not; then the folder goes.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use tempfile::TempDir;
+use twostep_engine::configuration::{Configuration, Limits};
+use twostep_engine::node::config::CONFIG_FILE;
+use twostep_engine::node::control;
+use twostep_engine::node::status::{MissingNode, NodeStatus};
+use twostep_engine::node::testnet::{self, TestnetPlan};
+use twostep_engine::node::tunables::NodeOptions;
+use twostep_engine::quorum::FaultModel;
+use twostep_engine::types::NodeId;
+
+use crate::interrupt::Interrupt;
+use crate::node::EXIT_ADDRESS_IN_USE;
+
+/// How often a start is tried again with other ports, should somebody take one between the choice and its use.
+const PORT_TRIES: usize = 5;
+/// Where ports are looked for: below those that the system gives to outgoing connections.
+const PORTS: std::ops::Range<u16> = 18_000..32_000;
+/// How long a node may take to answer a status request.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// How long children may take to end before they are killed.
+const END_WITHIN: Duration = Duration::from_millis(1500);
+/// The part of a log that a message shows.
+const LOG_TAIL_BYTES: u64 = 600;
+
+/// What a local cluster is made of.
+#[derive(Clone, Debug)]
+pub struct LocalPlan {
+    /// Which faults it bears.
+    pub mode: FaultModel,
+    /// How many.
+    pub f: usize,
+    /// How many clients get keys.
+    pub clients: usize,
+    /// What every node is told.
+    pub options: NodeOptions,
+}
+
+/// A running cluster.
+pub struct LocalCluster {
+    configuration: Configuration,
+    nodes: Vec<LocalNode>,
+    interrupt: Interrupt,
+    // Dropped last: the children's files are in it.
+    folder: TempDir,
+}
+
+/// One node of it.
+struct LocalNode {
+    id: NodeId,
+    address: String,
+    folder: PathBuf,
+    child: Option<Child>,
+    /// It was started again after it had ended: it abstains.
+    restarted: bool,
+    /// CPU seconds of its earlier processes, as they last said.
+    cpu_before_s: f64,
+    last: Option<NodeStatus>,
+}
+
+/// Why a cluster is not ready.
+#[derive(Debug)]
+pub enum NotReady {
+    /// These nodes are missing, and why.
+    Missing(Vec<MissingNode>),
+    /// The user wants the end.
+    Interrupted,
+}
+
+impl LocalCluster {
+    /// Makes keys and folders and starts every node.
+    pub fn start(plan: &LocalPlan, interrupt: &Interrupt) -> Result<LocalCluster> {
+        let mut taken = Vec::new();
+        for _ in 0..PORT_TRIES {
+            match LocalCluster::try_start(plan, interrupt, &mut taken)? {
+                Some(cluster) => return Ok(cluster),
+                None if interrupt.is_raised() => bail!("interrupted"),
+                None => {}
+            }
+        }
+        bail!("no free ports on 127.0.0.1 after {PORT_TRIES} tries with other ones each time")
+    }
+
+    /// None if one of the chosen ports was taken meanwhile.
+    fn try_start(
+        plan: &LocalPlan,
+        interrupt: &Interrupt,
+        taken: &mut Vec<u16>,
+    ) -> Result<Option<LocalCluster>> {
+        let count = testnet::nodes_of(plan.mode, plan.f);
+        let ports = free_ports(count, taken)?;
+        taken.extend(&ports);
+        let folder = tempfile::Builder::new()
+            .prefix("twostep-")
+            .tempdir()
+            .context("cannot make a temporary folder")?;
+        interrupt.set_folder(Some(folder.path().to_owned()));
+        let configuration = testnet::create(
+            folder.path(),
+            &TestnetPlan {
+                mode: plan.mode,
+                f: plan.f,
+                admission: None,
+                addresses: ports
+                    .iter()
+                    .map(|port| format!("127.0.0.1:{port}"))
+                    .collect(),
+                clients: plan.clients,
+                limits: Limits::default(),
+                options: plan.options.clone(),
+            },
+        )?;
+        let nodes = configuration
+            .nodes()
+            .iter()
+            .zip(&ports)
+            .map(|(id, port)| LocalNode {
+                id,
+                address: format!("127.0.0.1:{port}"),
+                folder: testnet::node_folder(folder.path(), id),
+                child: None,
+                restarted: false,
+                cpu_before_s: 0.0,
+                last: None,
+            });
+        let nodes = nodes.collect();
+        let mut cluster = LocalCluster {
+            configuration,
+            nodes,
+            interrupt: interrupt.clone(),
+            folder,
+        };
+        for node in &mut cluster.nodes {
+            node.start(interrupt, true)?;
+        }
+        // A port that is taken shows at once: the node listens before anything else.
+        let up_by = Instant::now() + Duration::from_secs(20);
+        while !interrupt.is_raised() {
+            let mut waiting = false;
+            for node in &mut cluster.nodes {
+                match node.ended()? {
+                    Some(status) if status.code() == Some(i32::from(EXIT_ADDRESS_IN_USE)) => {
+                        return Ok(None);
+                    }
+                    Some(status) => return Err(node.death(status)),
+                    None => waiting |= !node.folder.join(control::SOCKET_FILE).exists(),
+                }
+            }
+            if !waiting {
+                return Ok(Some(cluster));
+            }
+            if Instant::now() > up_by {
+                bail!("the nodes did not start within 20 s");
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(None)
+    }
+
+    /// What all nodes share.
+    pub fn configuration(&self) -> &Configuration {
+        &self.configuration
+    }
+
+    /// Every node that runs: its process and address.
+    pub fn processes(&self) -> Vec<(NodeId, u32, String)> {
+        let running = self
+            .nodes
+            .iter()
+            .filter_map(|node| Some((node, node.child.as_ref()?.id())));
+        running
+            .map(|(node, pid)| (node.id, pid, node.address.clone()))
+            .collect()
+    }
+
+    /// The folder of a client.
+    pub fn client(&self, client: usize) -> PathBuf {
+        testnet::client_folder(self.folder.path(), client)
+    }
+
+    /// Where everything lies.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Waits until every node says that every quorum answers.
+    pub fn wait_ready(&mut self, patience: Duration) -> Result<Result<(), NotReady>> {
+        let until = Instant::now() + patience;
+        loop {
+            if self.interrupt.is_raised() {
+                return Ok(Err(NotReady::Interrupted));
+            }
+            self.check_children()?;
+            let mut missing: Vec<MissingNode> = Vec::new();
+            for node in &mut self.nodes {
+                match node.ask(false) {
+                    Some(status) if status.ready => {}
+                    Some(status) => missing.extend(status.missing.iter().cloned()),
+                    None => missing.push(MissingNode {
+                        node: node.id.0,
+                        why: "it does not answer on its control socket".to_owned(),
+                    }),
+                }
+                if !missing.is_empty() {
+                    break;
+                }
+            }
+            if missing.is_empty() {
+                return Ok(Ok(()));
+            }
+            if Instant::now() > until {
+                return Ok(Err(NotReady::Missing(missing)));
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Fails if a node has ended that nobody killed.
+    pub fn check_children(&mut self) -> Result<()> {
+        for node in &mut self.nodes {
+            if let Some(status) = node.ended()? {
+                self.interrupt
+                    .remove_process(node.child.as_ref().map_or(0, Child::id));
+                node.child = None;
+                return Err(node.death(status));
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks every live node how it is; those that do not answer are none.
+    pub fn statuses(&mut self, digests: bool) -> Vec<(NodeId, Option<NodeStatus>)> {
+        self.nodes
+            .iter_mut()
+            .map(|node| (node.id, node.ask(digests)))
+            .collect()
+    }
+
+    /// CPU seconds of all node processes so far, as they last said.
+    pub fn cpu_s(&self) -> f64 {
+        self.nodes
+            .iter()
+            .map(|node| node.cpu_before_s + node.last.as_ref().map_or(0.0, |last| last.cpu_s))
+            .sum()
+    }
+
+    /// The nodes that run.
+    pub fn live(&self) -> Vec<NodeId> {
+        self.nodes
+            .iter()
+            .filter(|node| node.child.is_some())
+            .map(|node| node.id)
+            .collect()
+    }
+
+    /// The nodes that count among f: those that do not run, and those that run again and abstain.
+    pub fn faulty(&self) -> Vec<NodeId> {
+        self.nodes
+            .iter()
+            .filter(|node| node.child.is_none() || node.restarted)
+            .map(|node| node.id)
+            .collect()
+    }
+
+    /// The nodes that do not run.
+    pub fn down(&self) -> Vec<NodeId> {
+        self.nodes
+            .iter()
+            .filter(|node| node.child.is_none())
+            .map(|node| node.id)
+            .collect()
+    }
+
+    /// Ends a node with SIGKILL.
+    pub fn kill(&mut self, id: NodeId) -> Result<()> {
+        let interrupt = self.interrupt.clone();
+        let node = self.node(id)?;
+        // For the CPU time that goes with it.
+        node.ask(false);
+        let Some(mut child) = node.child.take() else {
+            bail!("node {id} does not run");
+        };
+        child
+            .kill()
+            .with_context(|| format!("cannot kill node {id}"))?;
+        child
+            .wait()
+            .with_context(|| format!("cannot wait for node {id}"))?;
+        interrupt.remove_process(child.id());
+        Ok(())
+    }
+
+    /// Starts a node again that was killed. It has lost its disk, so it only learns.
+    pub fn heal(&mut self, id: NodeId) -> Result<()> {
+        let interrupt = self.interrupt.clone();
+        let node = self.node(id)?;
+        if node.child.is_some() {
+            bail!("node {id} runs");
+        }
+        node.cpu_before_s += node.last.take().map_or(0.0, |last| last.cpu_s);
+        node.restarted = true;
+        node.start(&interrupt, false)
+    }
+
+    fn node(&mut self, id: NodeId) -> Result<&mut LocalNode> {
+        let nodes = self.nodes.len();
+        let node = self.nodes.iter_mut().find(|node| node.id == id);
+        node.ok_or_else(|| anyhow!("there is no node {id}, only 0 to {}", nodes - 1))
+    }
+}
+
+impl Drop for LocalCluster {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            if let Some(child) = &mut node.child {
+                // The node ends when its standard input does.
+                drop(child.stdin.take());
+            }
+        }
+        let until = Instant::now() + END_WITHIN;
+        for node in &mut self.nodes {
+            let Some(mut child) = node.child.take() else {
+                continue;
+            };
+            while Instant::now() < until && matches!(child.try_wait(), Ok(None)) {
+                thread::sleep(Duration::from_millis(5));
+            }
+            // Both do nothing to a child that has been waited for, and there is nobody to tell of an error.
+            let _ = child.kill();
+            let _ = child.wait();
+            self.interrupt.remove_process(child.id());
+        }
+        self.interrupt.set_folder(None);
+    }
+}
+
+impl LocalNode {
+    fn start(&mut self, interrupt: &Interrupt, first: bool) -> Result<()> {
+        let program = std::env::current_exe().context("cannot find this program's own file")?;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log())
+            .context("cannot make a node's log")?;
+        let mut command = Command::new(program);
+        command
+            .arg("node")
+            .arg("--config")
+            .arg(self.folder.join(CONFIG_FILE))
+            .arg("--exit-with-parent");
+        if first {
+            command.arg("--first-start");
+        }
+        // Variables of the user were heeded when the folder was made. Ctrl-C in the terminal is for this process
+        // alone, so children get a process group of their own.
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TWOSTEP_")) {
+            command.env_remove(name);
+        }
+        command
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .process_group(0);
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start node {}", self.id))?;
+        interrupt.add_process(child.id());
+        self.child = Some(child);
+        Ok(())
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.join("log")
+    }
+
+    fn ask(&mut self, digests: bool) -> Option<NodeStatus> {
+        self.child.as_ref()?;
+        let status = control::status(&self.folder, digests, ANSWER_WITHIN).ok()?;
+        self.last = Some(status.clone());
+        Some(status)
+    }
+
+    fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        match &mut self.child {
+            Some(child) => child
+                .try_wait()
+                .with_context(|| format!("cannot ask for node {}", self.id)),
+            None => Ok(None),
+        }
+    }
+
+    fn death(&self, status: ExitStatus) -> anyhow::Error {
+        let how = match (status.code(), status.signal()) {
+            (Some(code), _) => format!("with status {code}"),
+            (None, Some(signal)) => format!("by signal {signal}"),
+            (None, None) => "somehow".to_owned(),
+        };
+        let tail = tail(&self.log()).unwrap_or_else(|error| format!("(no log: {error})"));
+        anyhow!("node {} ended {how}. The end of its log:\n{tail}", self.id)
+    }
+}
+
+fn tail(path: &Path) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let length = fs::metadata(path)?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).trim_end().to_owned())
+}
+
+/// Ports that nobody listens on now, other than those in `taken`. Where the search begins differs from process to process.
+pub fn free_ports(count: usize, taken: &[u16]) -> Result<Vec<u16>> {
+    let length = PORTS.end - PORTS.start;
+    let start = u16::try_from(std::process::id().wrapping_mul(97) % u32::from(length)).unwrap_or(0);
+    let candidates = (0..length).map(|step| PORTS.start + (start + step) % length);
+    let free = candidates.filter(|port| {
+        !taken.contains(port) && TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()
+    });
+    let ports: Vec<u16> = free.take(count).collect();
+    if ports.len() < count {
+        bail!(
+            "fewer than {count} free ports on 127.0.0.1 between {} and {}",
+            PORTS.start,
+            PORTS.end
+        );
+    }
+    Ok(ports)
+}

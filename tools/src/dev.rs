@@ -1,0 +1,421 @@
+//! `twostep dev`: a whole cluster of processes on this machine, with load, kills at a key press, and a verdict.
+//!
+//! ```text
+//! start ─► READY ─► load ─┬─ a line per second ─┬─► drain ─► learners at rest ─► verdict ─► nothing is left behind
+//!                         └─ k kill, h heal, q ─┘
+//! ```
+
+use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::Args;
+use twostep_bench::config::StopFlag;
+use twostep_bench::{LoadError, LoadReport, Sample};
+use twostep_engine::node::{NodeOptions, roles_in_words};
+use twostep_engine::quorum::FaultModel;
+use twostep_engine::types::NodeId;
+
+use crate::arguments::{Mode, Tunables, duration};
+use crate::cluster::{LocalCluster, LocalPlan, NotReady};
+use crate::interrupt::Interrupt;
+use crate::load::{LoadDefaults, LoadFlags, sample_line};
+use crate::screen::{Key, Screen};
+use crate::verdict::{Verdict, compare_learners};
+
+/// How long the nodes may take to find each other.
+const READY_WITHIN: Duration = Duration::from_secs(20);
+/// How long learners may take to come to rest.
+const REST_WITHIN: Duration = Duration::from_secs(5);
+/// The same after an interrupt: whoever presses Ctrl-C wants the end.
+const REST_WITHIN_INTERRUPTED: Duration = Duration::from_millis(1000);
+/// How often keys, children and the clock are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Nodes on one machine are close to each other: half of the default.
+const T0_MS: u64 = 250;
+
+const LOAD_DEFAULTS: LoadDefaults = LoadDefaults {
+    clients: 16,
+    pipeline: 4,
+    drain: Duration::from_secs(2),
+};
+
+/// The flags of `dev`.
+#[derive(Args)]
+pub struct DevArgs {
+    /// How many faulty nodes the cluster shall bear
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    f: usize,
+    /// Which faults
+    #[arg(long, value_enum, default_value_t = Mode::Fab)]
+    mode: Mode,
+    /// End after so long, such as 10s; until `q` or Ctrl-C if not given
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    duration: Option<Duration>,
+    /// Kill a node after so long, such as 3s=4; may be given several times
+    #[arg(long, value_name = "TIME=NODE", value_parser = kill_at)]
+    kill_at: Vec<KillAt>,
+    /// Print the verdict as a last line of JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    load: LoadFlags,
+    #[command(flatten)]
+    tunables: Tunables,
+}
+
+/// When to kill whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct KillAt {
+    after: Duration,
+    node: NodeId,
+}
+
+fn kill_at(text: &str) -> Result<KillAt, String> {
+    let wrong = || format!("expected TIME=NODE such as 3s=4, found \"{text}\"");
+    let (after, node) = text.split_once('=').ok_or_else(wrong)?;
+    Ok(KillAt {
+        after: duration(after)?,
+        node: NodeId(node.parse().map_err(|_| wrong())?),
+    })
+}
+
+/// Runs the cluster and judges it; ends with status 0 if the verdict is clean.
+pub fn run(args: &DevArgs) -> Result<ExitCode> {
+    let mode = FaultModel::from(args.mode);
+    check(args, mode)?;
+    let interrupt = Interrupt::install()?;
+    let options = args.tunables.apply(NodeOptions {
+        t0_ms: T0_MS,
+        ..NodeOptions::default()
+    })?;
+    let screen = Screen::open(!args.json);
+    let began = Instant::now();
+    let plan = LocalPlan {
+        mode,
+        f: args.f,
+        clients: 2,
+        options,
+    };
+    let mut cluster = match LocalCluster::start(&plan, &interrupt) {
+        Err(_) if interrupt.is_raised() => return Ok(ExitCode::SUCCESS),
+        started => started?,
+    };
+    describe(&screen, &cluster, mode, args.f);
+    match cluster.wait_ready(READY_WITHIN)? {
+        Ok(()) => {}
+        Err(NotReady::Interrupted) => return Ok(ExitCode::SUCCESS),
+        Err(NotReady::Missing(missing)) => {
+            for node in &missing {
+                screen.line(&format!("missing node {}: {}", node.node, node.why));
+            }
+            bail!(
+                "not ready after {} s; the nodes above are missing",
+                READY_WITHIN.as_secs()
+            );
+        }
+    }
+    let ready_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    screen.line(&format!("READY after {ready_ms} ms: every quorum answers"));
+    screen.line(&format!(
+        "try: twostep client put hello world --cluster {}",
+        cluster.client(1).display()
+    ));
+    if screen.has_keys() {
+        screen.line("keys: k kill a node   h heal it   q quit");
+    }
+    let mut run = Run {
+        args,
+        cluster,
+        screen,
+        interrupt,
+        killed: Vec::new(),
+        began: Instant::now(),
+        next_kill: 0,
+    };
+    let Some((load, cpu_s)) = run.under_load()? else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let verdict = run.judge(load, ready_ms, cpu_s);
+    verdict
+        .lines()
+        .iter()
+        .for_each(|line| run.screen.line(line));
+    if args.json {
+        run.screen.line(&serde_json::to_string(&verdict)?);
+    }
+    Ok(if verdict.clean {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn check(args: &DevArgs, mode: FaultModel) -> Result<()> {
+    if args.f == 0 || args.f > 8 {
+        bail!(
+            "--f {}: expected 1 to 8 on one machine ({} nodes for 8)",
+            args.f,
+            mode.acceptors(8)
+        );
+    }
+    let nodes = mode.acceptors(args.f);
+    let mut killed: Vec<NodeId> = args.kill_at.iter().map(|kill| kill.node).collect();
+    killed.sort_unstable();
+    killed.dedup();
+    if let Some(node) = killed.iter().find(|node| usize::from(node.0) >= nodes) {
+        bail!(
+            "--kill-at: there is no node {node}, only 0 to {}",
+            nodes - 1
+        );
+    }
+    if killed.len() > args.f || killed.len() < args.kill_at.len() {
+        bail!(
+            "--kill-at: at most f = {} nodes may be down, each killed once",
+            args.f
+        );
+    }
+    Ok(())
+}
+
+fn describe(screen: &Screen, cluster: &LocalCluster, mode: FaultModel, f: usize) {
+    let configuration = cluster.configuration();
+    let nodes = configuration.members().len();
+    screen.line(&format!("a cluster of {nodes} processes in mode {mode} that bears f = {f} faulty nodes; key-value store, memory only"));
+    screen.line(&format!(
+        "folder {} (goes when this ends)",
+        cluster.folder().display()
+    ));
+    for (node, pid, address) in cluster.processes() {
+        let roles = configuration
+            .member(node)
+            .map(|member| member.roles)
+            .unwrap_or_default();
+        screen.line(&format!(
+            "node {node}  {address}  process {pid}  {}",
+            roles_in_words(roles)
+        ));
+    }
+}
+
+/// A cluster under load.
+struct Run<'a> {
+    args: &'a DevArgs,
+    cluster: LocalCluster,
+    screen: Screen,
+    interrupt: Interrupt,
+    killed: Vec<u16>,
+    began: Instant,
+    /// How many of the kills that the flags ask for are done.
+    next_kill: usize,
+}
+
+impl Run<'_> {
+    /// The load's report and the CPU seconds that the nodes took meanwhile; none if it was stopped before its first call.
+    fn under_load(&mut self) -> Result<Option<(LoadReport, f64)>> {
+        self.cluster.statuses(false);
+        let cpu_before_s = self.cluster.cpu_s();
+        let stop = StopFlag::default();
+        let config = self.args.load.config(
+            &self.cluster.client(0),
+            self.args.duration,
+            &stop,
+            LOAD_DEFAULTS,
+        )?;
+        let (samples, seconds) = mpsc::channel();
+        self.began = Instant::now();
+        let load = thread::Builder::new()
+            .name("load".to_owned())
+            .spawn(move || {
+                // Whoever listened may be gone already; the report is what counts.
+                twostep_bench::run(config, move |sample| {
+                    let _ = samples.send(*sample);
+                })
+            })?;
+        let watched = self.watch(&load, &seconds, &stop);
+        stop.stop();
+        let ended = load
+            .join()
+            .map_err(|_| anyhow!("the load generator panicked"))?;
+        watched?;
+        self.cluster.statuses(false);
+        let cpu_s = self.cluster.cpu_s() - cpu_before_s;
+        match ended {
+            Ok(report) => Ok(Some((report, cpu_s))),
+            Err(LoadError::Stopped) if self.interrupt.is_raised() => Ok(None),
+            Err(error) => Err(error).context("there was no load"),
+        }
+    }
+
+    fn watch(
+        &mut self,
+        load: &thread::JoinHandle<Result<LoadReport, LoadError>>,
+        seconds: &mpsc::Receiver<Sample>,
+        stop: &StopFlag,
+    ) -> Result<()> {
+        let mut kills = self.args.kill_at.clone();
+        kills.sort_by_key(|kill| kill.after);
+        while !load.is_finished() {
+            match self.screen.key(LOOK_EVERY) {
+                Some(Key::Quit) => self.interrupt.raise(),
+                Some(Key::Kill) => self.kill_one()?,
+                Some(Key::Heal) => self.heal_one()?,
+                None => {}
+            }
+            if self.interrupt.is_raised() {
+                stop.stop();
+            }
+            while let Some(kill) = kills
+                .get(self.next_kill)
+                .filter(|kill| self.began.elapsed() >= kill.after)
+            {
+                self.next_kill += 1;
+                self.kill(kill.node)?;
+            }
+            self.cluster.check_children()?;
+            while let Ok(sample) = seconds.try_recv() {
+                self.live_line(&sample);
+            }
+        }
+        Ok(())
+    }
+
+    fn live_line(&mut self, sample: &Sample) {
+        let statuses = self.cluster.statuses(false);
+        let nodes = statuses.len();
+        let up = statuses
+            .iter()
+            .filter(|(_, status)| status.is_some())
+            .count();
+        let most = statuses
+            .iter()
+            .filter_map(|(_, status)| status.as_ref())
+            .max_by_key(|status| status.learned);
+        let order = most.map_or(String::new(), |status| {
+            format!(
+                "  decree {}  regency {} (node {} leads)",
+                status.learned, status.regency, status.leader
+            )
+        });
+        self.screen.line(&format!(
+            "{}  nodes {up}/{nodes}{order}",
+            sample_line(sample)
+        ));
+    }
+
+    fn kill(&mut self, node: NodeId) -> Result<()> {
+        if self.leader() == Some(node) {
+            self.screen.line("the leader goes: this version has no leader change yet, so the order stands still from here");
+        }
+        self.cluster.kill(node)?;
+        self.killed.push(node.0);
+        self.screen.line(&format!("killed node {node} (SIGKILL)"));
+        Ok(())
+    }
+
+    /// Kills the node that is the next to go: not the leader, execution replicas first, never more than f in all.
+    fn kill_one(&mut self) -> Result<()> {
+        let faulty = self.cluster.faulty();
+        let live = self.cluster.live();
+        let leader = self.leader();
+        let learners = self.cluster.configuration().learners();
+        let may_go = |node: &&NodeId| {
+            // A node that came back without its disk counts among f already, so it may go again.
+            leader != Some(**node) && (faulty.len() < self.args.f || faulty.contains(node))
+        };
+        match live
+            .iter()
+            .filter(may_go)
+            .max_by_key(|node| (learners.contains(**node), node.0))
+            .copied()
+        {
+            Some(node) => self.kill(node),
+            None => {
+                let list: Vec<String> = faulty.iter().map(NodeId::to_string).collect();
+                self.screen.line(&format!(
+                    "no more than f = {} nodes may be faulty: {} down, or abstaining since its disk is lost",
+                    self.args.f,
+                    list.join(", ")
+                ));
+                Ok(())
+            }
+        }
+    }
+
+    fn heal_one(&mut self) -> Result<()> {
+        let Some(node) = self.cluster.down().first().copied() else {
+            self.screen.line("every node runs");
+            return Ok(());
+        };
+        self.cluster.heal(node)?;
+        self.screen.line(&format!("node {node} runs again; abstaining: lost disk. It learns what it can still get, and counts among f"));
+        Ok(())
+    }
+
+    fn leader(&mut self) -> Option<NodeId> {
+        let statuses = self.cluster.statuses(false);
+        let highest = statuses
+            .into_iter()
+            .filter_map(|(_, status)| status)
+            .max_by_key(|status| status.regency);
+        highest.map(|status| NodeId(status.leader))
+    }
+
+    fn judge(&mut self, load: LoadReport, ready_ms: u64, cpu_s: f64) -> Verdict {
+        let patience = if self.interrupt.is_raised() {
+            REST_WITHIN_INTERRUPTED
+        } else {
+            REST_WITHIN
+        };
+        let agreement = compare_learners(&mut self.cluster, patience);
+        let configuration = self.cluster.configuration();
+        #[expect(clippy::cast_precision_loss, reason = "a mean is rounded anyway")]
+        let operations = load.operations.max(1) as f64;
+        Verdict {
+            clean: load.is_clean() && agreement.agree,
+            mode: configuration.model().to_string(),
+            f: configuration.f(),
+            nodes: configuration.members().len(),
+            ready_ms,
+            cpu_us_per_op: (cpu_s * 1e6 / operations * 10.0).round() / 10.0,
+            learners_agree: agreement.agree,
+            agreed_decree: agreement.decree,
+            learners_compared: agreement.compared,
+            learners_left_out: agreement.left_out,
+            killed: self.killed.clone(),
+            load,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kills_are_a_time_and_a_node() {
+        assert_eq!(
+            kill_at("3s=4"),
+            Ok(KillAt {
+                after: Duration::from_secs(3),
+                node: NodeId(4)
+            })
+        );
+        assert_eq!(
+            kill_at("3s").unwrap_err(),
+            "expected TIME=NODE such as 3s=4, found \"3s\""
+        );
+        assert!(
+            kill_at("3s=x")
+                .unwrap_err()
+                .starts_with("expected TIME=NODE")
+        );
+        assert!(
+            kill_at("soon=4")
+                .unwrap_err()
+                .starts_with("expected a time")
+        );
+    }
+}

@@ -1,0 +1,165 @@
+//! The load that `dev` and `bench` put on a cluster, as flags, and its numbers for people.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+use twostep_bench::config::StopFlag;
+use twostep_bench::{LoadConfig, LoadReport, Sample};
+use twostep_engine::client::ClientSetup;
+use twostep_engine::node::ClientFolder;
+
+/// The flags of the load.
+#[derive(Args, Clone, Debug)]
+pub struct LoadFlags {
+    /// Sessions that call independently of each other [default: 16 in dev, 32 in bench]
+    #[arg(long, value_name = "N")]
+    pub clients: Option<u32>,
+    /// Calls that each of them keeps under way [default: 4 in dev, 32 in bench]
+    #[arg(long, value_name = "N")]
+    pub pipeline: Option<usize>,
+    /// Calls per second in all, due at their times whatever the cluster does; if not given, a call follows a call
+    #[arg(long, value_name = "R")]
+    pub rate: Option<u64>,
+    /// The size of an operation
+    #[arg(long, value_name = "BYTES", default_value_t = 64)]
+    pub op_bytes: usize,
+    /// Sign every bundle instead of tagging it
+    #[arg(long)]
+    pub signed: bool,
+}
+
+/// What a command takes where the flags say nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadDefaults {
+    /// Sessions.
+    pub clients: u32,
+    /// Calls that each keeps under way.
+    pub pipeline: usize,
+    /// How long to wait at the end for what is under way.
+    pub drain: Duration,
+}
+
+impl LoadFlags {
+    /// The load that these flags ask for, made by the client in `folder`, for `duration` or until `stop`.
+    pub fn config(
+        &self,
+        folder: &Path,
+        duration: Option<Duration>,
+        stop: &StopFlag,
+        defaults: LoadDefaults,
+    ) -> Result<LoadConfig> {
+        let client = ClientFolder::load(folder)?;
+        let nodes = client.cluster.resolve()?;
+        // The loop draws the nonces itself, so the seed says nothing.
+        let mut setup = ClientSetup::new(client.cluster.configuration, client.identity, 0)?;
+        setup.tuning.signed = self.signed;
+        let mut config = LoadConfig::new(setup, nodes);
+        config.sessions = self.clients.unwrap_or(defaults.clients);
+        config.pipeline = self.pipeline.unwrap_or(defaults.pipeline);
+        config.rate = self.rate;
+        config.op_bytes = self.op_bytes;
+        config.duration = duration;
+        config.drain = defaults.drain;
+        config.stop = stop.clone();
+        Ok(config)
+    }
+}
+
+/// One second in words.
+pub fn sample_line(sample: &Sample) -> String {
+    format!(
+        "{:>4} s  {:>9} ops/s  p50 {:>8}  p99 {:>8}  errors {}  unknown {}",
+        sample.second,
+        grouped_rate(sample.ops_per_s),
+        time(sample.p50_us),
+        time(sample.p99_us),
+        sample.errors,
+        sample.unknown
+    )
+}
+
+/// A whole load in words.
+pub fn report_lines(report: &LoadReport) -> Vec<String> {
+    let mut lines = vec![
+        format!(
+            "{} operations of {} bytes in {:.1} s: {} ops/s, {} clients with {} calls each",
+            grouped(report.operations),
+            report.op_bytes,
+            report.seconds,
+            grouped_rate(report.ops_per_s),
+            report.sessions,
+            report.pipeline
+        ),
+        format!(
+            "latency p50 {}, p99 {}, p99.9 {}, at most {}; longest pause {}",
+            time(report.p50_us),
+            time(report.p99_us),
+            time(report.p999_us),
+            time(report.max_us),
+            time(report.longest_pause_us)
+        ),
+        format!(
+            "gaps {}, duplicates {}, errors {}, unknown {}, busy {}, unverified {}",
+            report.gaps,
+            report.duplicates,
+            report.errors,
+            report.unknown,
+            report.busy,
+            report.unverified
+        ),
+    ];
+    if let Some(why) = &report.first_error {
+        lines.push(format!("the first error: {why}"));
+    }
+    lines
+}
+
+/// `12345` as `12,345`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A rate, rounded to a whole number.
+pub fn grouped_rate(rate: f64) -> String {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a rate is a small positive number, and `as` saturates"
+    )]
+    let whole = rate.round() as u64;
+    grouped(whole)
+}
+
+/// Microseconds in the unit that reads best.
+pub fn time(us: u64) -> String {
+    match us {
+        0..1_000 => format!("{us} µs"),
+        1_000..1_000_000 => format!("{}.{} ms", us / 1_000, us % 1_000 / 100),
+        _ => format!("{}.{} s", us / 1_000_000, us % 1_000_000 / 100_000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!(
+            [0, 999, 1000, 1_234_567].map(grouped),
+            ["0", "999", "1,000", "1,234,567"]
+        );
+        assert_eq!([7, 1_250, 3_900_000].map(time), ["7 µs", "1.2 ms", "3.9 s"]);
+        assert_eq!(grouped_rate(51_999.6), "52,000");
+    }
+}

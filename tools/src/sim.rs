@@ -1,0 +1,208 @@
+//! `twostep sim`: whole clusters in one thread, in virtual time, with seeded faults; and one seed again, line by line.
+
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::ops::Range;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use twostep_engine::quorum::FaultModel;
+use twostep_tests::plan::SimOptions;
+use twostep_tests::runner::{SeedReport, SimReport, run_range, run_seed, trace};
+use twostep_tests::topology::Topology;
+
+use crate::arguments::Mode;
+use crate::load::grouped;
+
+/// How often progress is shown in a terminal.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+/// The flags of `sim`.
+#[derive(Args)]
+pub struct SimArgs {
+    /// The seeds to run, the last one not included
+    #[arg(long, value_name = "A..B", value_parser = seeds, default_value = "0..100", conflicts_with = "seed")]
+    seeds: Range<u64>,
+    /// Run this one seed
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Print everything that happens in the seed, line by line
+    #[arg(long, requires = "seed")]
+    trace: bool,
+    /// Which faults the clusters bear
+    #[arg(long, value_enum, default_value_t = Mode::Fab)]
+    mode: Mode,
+    /// How many
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    f: usize,
+    /// Where the roles are; drawn from the seed if not given
+    #[arg(long, value_enum)]
+    topology: Option<TopologyFlag>,
+    /// Print the report as a last line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Where the roles are.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum TopologyFlag {
+    /// Several in a node, as a real cluster has them
+    Shared,
+    /// Every role on a node of its own
+    Separate,
+}
+
+fn seeds(text: &str) -> Result<Range<u64>, String> {
+    let wrong = || format!("expected A..B such as 0..1000, found \"{text}\"");
+    let (start, end) = text.split_once("..").ok_or_else(wrong)?;
+    let range = start.parse().map_err(|_| wrong())?..end.parse().map_err(|_| wrong())?;
+    if range.is_empty() {
+        Err(format!("\"{text}\" holds no seed"))
+    } else {
+        Ok(range)
+    }
+}
+
+/// Runs the seeds; ends with status 0 if nothing was violated and nothing stalled.
+pub fn run(args: &SimArgs) -> Result<ExitCode> {
+    if args.f == 0 || args.f > 8 {
+        bail!("--f {}: expected 1 to 8", args.f);
+    }
+    let options = SimOptions {
+        model: FaultModel::from(args.mode),
+        f: args.f,
+        topology: args.topology.map(|topology| match topology {
+            TopologyFlag::Shared => Topology::Shared,
+            TopologyFlag::Separate => Topology::Separate,
+        }),
+    };
+    match args.seed {
+        Some(seed) => one(args, &options, seed),
+        None => many(args, &options),
+    }
+}
+
+fn one(args: &SimArgs, options: &SimOptions, seed: u64) -> Result<ExitCode> {
+    let report = if args.trace {
+        let mut out = BufWriter::new(io::stdout().lock());
+        let report = match trace(options, seed, &mut out) {
+            // `| head` has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                return Ok(ExitCode::SUCCESS);
+            }
+            report => report?,
+        };
+        out.flush()?;
+        report
+    } else {
+        run_seed(options, seed)
+    };
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        println!("{}", seed_line(args, &report));
+    }
+    Ok(status(report.is_clean()))
+}
+
+fn many(args: &SimArgs, options: &SimOptions) -> Result<ExitCode> {
+    let began = Instant::now();
+    let shows_progress = io::stderr().is_terminal();
+    let (mut shown_at, mut done) = (began, 0_u64);
+    let report = run_range(options, args.seeds.clone(), |seed| {
+        done += 1;
+        if !seed.is_clean() {
+            println!("{}", seed_line(args, seed));
+        }
+        if shows_progress && shown_at.elapsed() >= PROGRESS_EVERY {
+            shown_at = Instant::now();
+            eprint!(
+                "\r{} of {} seeds",
+                grouped(done),
+                grouped(args.seeds.end - args.seeds.start)
+            );
+        }
+        true
+    });
+    if shows_progress {
+        eprint!("\r\x1b[K");
+    }
+    if args.json {
+        let mut line = serde_json::to_value(&report)?;
+        if let Some(line) = line.as_object_mut() {
+            line.insert("mode".to_owned(), json!(options.model.to_string()));
+            line.insert("f".to_owned(), json!(options.f));
+        }
+        println!("{line}");
+    } else {
+        print_report(&report, began.elapsed());
+    }
+    Ok(status(report.violations == 0 && report.stalls == 0))
+}
+
+fn print_report(report: &SimReport, took: Duration) {
+    println!(
+        "{} seeds, {} events in {:.1} s: {} violations, {} stalls",
+        grouped(report.seeds),
+        grouped(report.events),
+        took.as_secs_f64(),
+        report.violations,
+        report.stalls
+    );
+    println!(
+        "per seed, least and median: decrees {} and {}, operations {} and {}, checkpoints {} and {}",
+        report.decrees.min,
+        report.decrees.median,
+        report.operations.min,
+        report.operations.median,
+        report.checkpoints.min,
+        report.checkpoints.median
+    );
+}
+
+fn seed_line(args: &SimArgs, report: &SeedReport) -> String {
+    let what = match (&report.violation, &report.stall) {
+        (Some(violation), _) => format!("VIOLATION: {violation}"),
+        (None, Some(stall)) => format!("STALL: {stall}"),
+        (None, None) => format!(
+            "clean, {} decrees, {} operations, {} checkpoints in {} ms of virtual time, trace {}",
+            report.decrees, report.operations, report.checkpoints, report.virtual_ms, report.trace
+        ),
+    };
+    let mode = FaultModel::from(args.mode);
+    let hint = if report.is_clean() || args.trace {
+        String::new()
+    } else {
+        format!(
+            "\n  see it: twostep sim --mode {mode} --f {} --seed {} --trace",
+            args.f, report.seed
+        )
+    };
+    format!("seed {}: {what}{hint}", report.seed)
+}
+
+fn status(clean: bool) -> ExitCode {
+    if clean {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_are_a_range() {
+        assert_eq!(seeds("0..10"), Ok(0..10));
+        assert_eq!(seeds("3..3").unwrap_err(), "\"3..3\" holds no seed");
+        assert_eq!(
+            seeds("10").unwrap_err(),
+            "expected A..B such as 0..1000, found \"10\""
+        );
+        assert!(seeds("0..=4").unwrap_err().starts_with("expected A..B"));
+    }
+}
