@@ -14,6 +14,9 @@
 //! | [`load`] | opening, running, draining, reading back |
 //! | [`ledger`] | gaps and duplicates of one session |
 //! | [`report`] | what comes out, field by field |
+//!
+//! The benchmarks in `benches/` take the parts one by one (wire, authenticators, select, client, one decree of a whole
+//! cluster without links) and a cluster over loopback (`cluster`). `cargo test --benches` runs each of them once.
 
 pub mod config;
 pub mod ledger;

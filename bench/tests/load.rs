@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use cluster::Cluster;
 use twostep_bench::config::StopFlag;
 use twostep_bench::{LoadConfig, LoadError, LoadReport, run};
+use twostep_engine::node::NodeOptions;
 use twostep_engine::quorum::FaultModel;
 
 fn config(cluster: &Cluster) -> LoadConfig {
@@ -53,6 +54,29 @@ fn closed_and_open_loop_are_clean() {
             samples[0].second == 1 && (300..=700).contains(&samples[0].operations),
             "{samples:?}"
         );
+    }
+}
+
+/// A client that retries at once has most of its requests ordered more than once.
+#[test]
+fn retries_are_executed_once_and_twice_without_the_session_table() {
+    for session_table in [true, false] {
+        let options = NodeOptions {
+            session_table,
+            ..NodeOptions::default()
+        };
+        let cluster = Cluster::start_with(FaultModel::Fab, options);
+        let mut load = config(&cluster);
+        load.setup.tuning.retry = Duration::from_micros(100);
+        load.operations = Some(500);
+        let report = run(load, |_| {}).unwrap();
+        assert!(report.retries > 0, "{report:#?}");
+        assert_eq!(report.operations, 500);
+        if session_table {
+            assert_clean(&report);
+        } else {
+            assert!(report.duplicates > 0 && report.gaps > 0, "{report:#?}");
+        }
     }
 }
 

@@ -20,6 +20,11 @@ pub struct Cluster {
 impl Cluster {
     /// Starts a cluster for f = 1 with the default admission of its mode and one client.
     pub fn start(mode: FaultModel) -> Cluster {
+        Cluster::start_with(mode, NodeOptions::default())
+    }
+
+    /// The same, with other options for every node.
+    pub fn start_with(mode: FaultModel, options: NodeOptions) -> Cluster {
         let folder = tempfile::tempdir().unwrap();
         // All ports are held until all are chosen, so that they differ.
         let held: Vec<TcpListener> = (0..mode.acceptors(1))
@@ -30,7 +35,6 @@ impl Cluster {
             .map(|listener| listener.local_addr().unwrap().to_string())
             .collect();
         drop(held);
-        let options = NodeOptions::default();
         let plan = TestnetPlan {
             mode,
             f: 1,

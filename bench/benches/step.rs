@@ -1,0 +1,33 @@
+//! What a cluster computes for one decree: every message of six (or three) nodes and the client, links and disks excepted.
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use twostep_engine::key_value::Operation;
+use twostep_engine::quorum::FaultModel;
+
+mod common;
+use common::lab::Lab;
+
+fn step(c: &mut Criterion) {
+    let mut group = c.benchmark_group("whole cluster, one decree");
+    for model in [FaultModel::Fab, FaultModel::Crash] {
+        for requests in [1, 32] {
+            let mut lab = Lab::new(model);
+            let session = lab.open();
+            let mut operation = Vec::new();
+            Operation::Increment {
+                key: b"counter",
+                by: 1,
+                padding: &[0; 46],
+            }
+            .encode(&mut operation);
+            group.throughput(Throughput::Elements(requests as u64));
+            group.bench_function(format!("{model}, {requests} requests of 64 B"), |b| {
+                b.iter(|| lab.commit(session, &operation, requests));
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, step);
+criterion_main!(benches);
