@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use twostep_engine::machine::{Event, Record};
 use twostep_engine::message::{Message, Outcome};
-use twostep_engine::types::Value;
+use twostep_engine::types::{NodeId, NodeSet, Value};
 
 /// A message in one line.
 #[must_use]
@@ -96,6 +96,50 @@ pub fn message(message: &Message<'_>) -> String {
         ),
         Message::Denied(proof) => format!("Denied by {} votes", proof.votes.len()),
     }
+}
+
+/// The name of a message's kind.
+#[must_use]
+pub fn kind(message: &Message<'_>) -> &'static str {
+    match message {
+        Message::Submit { .. } => "Submit",
+        Message::Propose { .. } => "Propose",
+        Message::Accepted { .. } => "Accepted",
+        Message::Ack { .. } => "Ack",
+        Message::Checkpoint(_) => "Checkpoint",
+        Message::Certificate(_) => "Certificate",
+        Message::Status(_) => "Status",
+        Message::Pull { .. } => "Pull",
+        Message::Pulled { .. } => "Pulled",
+        Message::Fetch { .. } => "Fetch",
+        Message::Fetched { .. } => "Fetched",
+        Message::Replies { .. } => "Replies",
+        Message::Busy { .. } => "Busy",
+        Message::Vote(_) => "Vote",
+        Message::Proof(_) => "Proof",
+        Message::Gather { .. } => "Gather",
+        Message::Report(_) => "Report",
+        Message::NewRegency(_) => "NewRegency",
+        Message::Denied(_) => "Denied",
+    }
+}
+
+/// Nodes as runs: `n0 n4-n9`.
+#[must_use]
+pub fn nodes(nodes: NodeSet) -> String {
+    let mut runs: Vec<(u16, u16)> = Vec::new();
+    for NodeId(node) in nodes.iter() {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == node => *last = node,
+            _ => runs.push((node, node)),
+        }
+    }
+    let run = |(first, last): &(u16, u16)| match last - first {
+        0 => format!("n{first}"),
+        1 => format!("n{first} n{last}"),
+        _ => format!("n{first}-n{last}"),
+    };
+    runs.iter().map(run).collect::<Vec<_>>().join(" ")
 }
 
 /// A record in one line.

@@ -90,7 +90,7 @@ impl Effects for Collector<'_> {
         });
         if let Some(lines) = &mut self.lines {
             let to = match to {
-                To::Nodes(nodes) => format!("{nodes:?}"),
+                To::Nodes(nodes) => describe::nodes(nodes),
                 To::Client(_) => "its client".to_owned(),
             };
             lines.push(format!(

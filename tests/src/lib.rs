@@ -12,6 +12,7 @@
 //! | [`checkers`] | agreement, order, validity, exactly once, chosen, durability, I3′ |
 //! | [`trace`], [`describe`] | the hash of a run, and its transcript for people |
 //! | [`runner`] | one seed to its verdict, or a range of seeds on all cores: what `twostep sim` runs |
+//! | [`script`] | little stories with their expected transcripts (`tests/scripts`) |
 //!
 //! A seed that fails is replayed with `twostep sim --seed N --trace`: same seed, same run, same trace hash.
 
@@ -24,6 +25,7 @@ pub mod network;
 pub mod plan;
 pub mod random;
 pub mod runner;
+pub mod script;
 pub mod topology;
 pub mod trace;
 pub mod workload;

@@ -1,5 +1,7 @@
 //! What happened, twice: as a hash over every event, to compare runs, and as lines, for people.
 
+use std::fmt;
+
 use twostep_engine::types::Time;
 
 /// How many leading bytes of a message the hash covers. The value in the head of a `Propose` covers its body.
@@ -13,7 +15,22 @@ pub struct Trace {
     hasher: blake3::Hasher,
     lot: Vec<u8>,
     events: u64,
-    lines: Option<Vec<String>>,
+    lines: Option<Vec<Line>>,
+}
+
+/// One thing that happened, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// When.
+    pub at: Time,
+    /// What.
+    pub text: String,
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:>14}  {}", self.at.0, self.text)
+    }
 }
 
 /// What kind of event is hashed.
@@ -70,12 +87,12 @@ impl Trace {
     /// Adds a line, which is made only if lines are kept.
     pub fn line(&mut self, at: Time, line: impl FnOnce() -> String) {
         if let Some(lines) = &mut self.lines {
-            lines.push(format!("{:>12}  {}", at.0, line()));
+            lines.push(Line { at, text: line() });
         }
     }
 
     /// Takes the lines kept so far.
-    pub fn take_lines(&mut self) -> Vec<String> {
+    pub fn take_lines(&mut self) -> Vec<Line> {
         self.lines.as_mut().map(std::mem::take).unwrap_or_default()
     }
 

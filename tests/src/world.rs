@@ -11,12 +11,14 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use twostep_engine::admission::ClientDirectory;
 use twostep_engine::configuration::Configuration;
 use twostep_engine::executor::Executor;
 use twostep_engine::key_value::KeyValue;
 use twostep_engine::machine::{Event, Input, Machine, To};
+use twostep_engine::message::Message;
 use twostep_engine::replica::{Replica, Setup, Standing};
 use twostep_engine::types::{ClientId, Decree, NodeId, NodeSet, Party, RecordSeq, Time};
 use twostep_engine::wire::{self, Bounds};
@@ -34,7 +36,7 @@ use crate::network::{Cut, End, Network};
 use crate::plan::{Fault, FaultKind, Plan};
 use crate::random::Random;
 use crate::topology::{Classes, client_identity, configuration, node_identity, roles};
-use crate::trace::{Kind, Trace};
+use crate::trace::{Kind, Line, Trace};
 use crate::workload;
 
 /// A machine that ends so many turns at one moment never rests.
@@ -82,6 +84,7 @@ pub struct World<'c> {
     network: Network,
     execution: Random,
     faults: Vec<Fault>,
+    intercepts: Vec<Intercept>,
     rejoining: usize,
     ticks_at_once: u32,
     trace: Trace,
@@ -105,6 +108,21 @@ pub struct Observed {
     pub at: Time,
     /// What.
     pub what: Sight,
+}
+
+/// Something that a test does to single messages on their way.
+#[derive(Clone, Debug)]
+pub struct Intercept {
+    /// Of these senders,
+    pub from: Vec<End>,
+    /// to these receivers,
+    pub to: Vec<End>,
+    /// messages of this kind, by its name,
+    pub kind: String,
+    /// so many of them;
+    pub times: u32,
+    /// how many copies arrive: 0 loses, 2 doubles.
+    pub copies: usize,
 }
 
 /// What was seen.
@@ -219,6 +237,7 @@ impl<'c> World<'c> {
             network: Network::new(plan.links, Random::fork(seed, "network")),
             execution: Random::fork(seed, "execution"),
             faults: plan.faults.clone(),
+            intercepts: Vec::new(),
             rejoining: 0,
             ticks_at_once: 0,
             trace: Trace::new(transcript),
@@ -326,6 +345,52 @@ impl<'c> World<'c> {
     pub fn ask(&mut self, client: usize, calls: u64) {
         self.clients[client].ask(calls);
         self.schedule_turn(client, self.now);
+    }
+
+    /// Does something to single messages from now on.
+    pub fn add_intercept(&mut self, intercept: Intercept) {
+        self.intercepts.push(intercept);
+    }
+
+    /// Lets all messages alone again.
+    pub fn clear_intercepts(&mut self) {
+        self.intercepts.clear();
+    }
+
+    /// Cuts links for a while.
+    pub fn cut(&mut self, from: NodeSet, to: NodeSet, lasting: Duration) {
+        let until = self.now + lasting;
+        self.network.cut(Cut { from, to, until });
+    }
+
+    /// Stops a node for good.
+    ///
+    /// # Errors
+    /// If what its disk still got violates a property.
+    pub fn stop(&mut self, node: NodeId) -> Result<(), Violation> {
+        self.crash(node, Fate::TailLost)
+            .map_err(|(property, what)| self.violation(property, what))
+    }
+
+    /// Sends a message in the name of a node, without asking the node.
+    pub fn forge(&mut self, from: NodeId, to: NodeSet, message: &Message<'_>) {
+        self.scratch.clear();
+        wire::encode(message, &mut self.scratch);
+        let bytes = self.pool.copy(&self.scratch);
+        for to in to.iter() {
+            self.send(End::Node(from), End::Node(to), &bytes);
+        }
+    }
+
+    /// How far each node is: id, newest certified checkpoint, delivered, executed; none if it is down.
+    pub fn progress(
+        &self,
+    ) -> impl Iterator<Item = (NodeId, Option<(Decree, Decree, Decree)>)> + use<'_, 'c> {
+        self.configuration.nodes().iter().map(|node| {
+            let host = &self.hosts[usize::from(node.0)];
+            let far = (host.low, self.delivered_by(node), self.executed_by(node));
+            (node, host.machine.as_ref().map(|_| far))
+        })
     }
 
     /// The time.
@@ -440,7 +505,7 @@ impl<'c> World<'c> {
     }
 
     /// Takes the lines of the transcript so far.
-    pub fn take_lines(&mut self) -> Vec<String> {
+    pub fn take_lines(&mut self) -> Vec<Line> {
         self.trace.take_lines()
     }
 
@@ -776,18 +841,14 @@ impl<'c> World<'c> {
     }
 
     fn send(&mut self, from: End, to: End, bytes: &Body) {
-        let arrivals = self.network.arrivals(self.now, from, to);
+        let copies = self.intercept(from, to, bytes).unwrap_or(1);
         let mut lost = true;
-        for at in arrivals {
-            lost = false;
-            self.push(
-                at,
-                Happening::Arrive {
-                    from,
-                    to,
-                    bytes: bytes.clone(),
-                },
-            );
+        for _ in 0..copies {
+            for at in self.network.arrivals(self.now, from, to) {
+                lost = false;
+                let bytes = bytes.clone();
+                self.push(at, Happening::Arrive { from, to, bytes });
+            }
         }
         if lost {
             self.trace.line(self.now, || format!("{from} → {to}: lost"));
@@ -807,6 +868,22 @@ impl<'c> World<'c> {
             .executor
             .take()
             .expect("an executor is back after each execution")
+    }
+
+    /// How many copies of a message an intercept lets through; none if nobody interferes.
+    fn intercept(&mut self, from: End, to: End, bytes: &Body) -> Option<usize> {
+        if self.intercepts.is_empty() {
+            return None;
+        }
+        let message = wire::decode(bytes, &self.pool, &self.bounds).ok()?;
+        let kind = describe::kind(&message);
+        let hit = |intercept: &&mut Intercept| {
+            let path = intercept.from.contains(&from) && intercept.to.contains(&to);
+            path && intercept.kind == kind && intercept.times > 0
+        };
+        let intercept = self.intercepts.iter_mut().find(hit)?;
+        intercept.times -= 1;
+        Some(intercept.copies)
     }
 
     fn schedule_execution(&mut self, node: NodeId) {
@@ -877,6 +954,13 @@ impl<'c> World<'c> {
             match act {
                 Act::Send { to, bytes, bundle } => {
                     self.order.submitted(&bundle.view());
+                    self.trace.line(self.now, || {
+                        let operations = bundle.view().count;
+                        format!(
+                            "c{client} says to {}: Submit {operations}",
+                            describe::nodes(to)
+                        )
+                    });
                     for node in to.iter() {
                         self.send(End::Client(client), End::Node(node), &bytes);
                     }
@@ -891,6 +975,9 @@ impl<'c> World<'c> {
                 }
                 Act::Committed { decree, called } => {
                     self.committed += 1;
+                    self.trace.line(self.now, || {
+                        format!("c{client} knows that d{decree} did its call")
+                    });
                     if self.keeps_observed {
                         let what = Sight::Committed {
                             client,
