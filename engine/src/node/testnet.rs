@@ -120,9 +120,6 @@ pub fn create(folder: &Path, plan: &TestnetPlan) -> Result<Configuration, Testne
             plan.clients
         )));
     }
-    plan.options
-        .check(&plan.limits)
-        .map_err(TestnetError::Options)?;
     if node_folder(folder, NodeId(0)).exists() || client_folder(folder, 0).exists() {
         return Err(TestnetError::Exists(folder.to_owned()));
     }
@@ -160,6 +157,9 @@ pub fn create(folder: &Path, plan: &TestnetPlan) -> Result<Configuration, Testne
         clients: client_keys.iter().map(Identity::public).collect(),
     }
     .write()?;
+    plan.options
+        .check(&plan.limits)
+        .map_err(TestnetError::Options)?;
     for (node, keys) in configuration.nodes().iter().zip(&node_keys) {
         let folder = node_folder(folder, node);
         write_folder(&folder, keys, &cluster_text)?;

@@ -1,0 +1,9 @@
+//! End to end: the `twostep` command as its users run it, real processes over loopback.
+//!
+//! Every wait has a bound, every child ends with its test, every test has ports and a folder of its own.
+
+mod command;
+mod dev;
+mod links;
+mod nodes;
+mod support;
