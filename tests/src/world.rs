@@ -8,36 +8,38 @@
 //! One thread. Events of one moment happen in the order in which they were put into the queue, so a run is a
 //! function of its plan and seed; [`World::trace_hash`] tells whether two runs were the same.
 
-use std::cmp::{Ordering, Reverse};
-use std::collections::{BTreeMap, BinaryHeap};
+mod clients;
+mod faults;
+mod nodes;
+mod queue;
+mod watching;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use twostep_engine::admission::ClientDirectory;
 use twostep_engine::configuration::Configuration;
 use twostep_engine::executor::Executor;
 use twostep_engine::key_value::KeyValue;
-use twostep_engine::machine::{Event, Input, Machine, To};
-use twostep_engine::message::Message;
+use twostep_engine::machine::{Event, Machine};
 use twostep_engine::replica::{Replica, Setup, Standing};
-use twostep_engine::types::{ClientId, Decree, NodeId, NodeSet, Party, RecordSeq, Time};
-use twostep_engine::wire::{self, Bounds};
+use twostep_engine::types::{ClientId, Decree, NodeId, NodeSet, Time};
+use twostep_engine::wire::Bounds;
 use twostep_net::pool::{Body, Pool};
 
+use self::queue::{Happening, Queue};
 use crate::checkers::history::HistoryChecker;
 use crate::checkers::order::OrderChecker;
 use crate::checkers::said::SaidChecker;
 use crate::checkers::{Finding, Property, Violation};
-use crate::client::{Act, SimClient, Tallies};
-use crate::describe;
-use crate::disk::{Disk, Fate};
-use crate::host::{Collector, Host, Wish};
-use crate::network::{Cut, End, Network};
-use crate::plan::{Fault, FaultKind, Plan};
+use crate::client::{Act, SimClient};
+use crate::disk::Disk;
+use crate::host::{Host, Wish};
+use crate::network::{End, Network};
+use crate::plan::{Fault, Plan};
 use crate::random::Random;
-use crate::topology::{Classes, client_identity, configuration, node_identity, roles};
-use crate::trace::{Kind, Line, Trace};
-use crate::workload;
+use crate::topology::{Classes, client_identity, configuration, roles};
+use crate::trace::Trace;
 
 /// A machine that ends so many turns at one moment never rests.
 const TICKS_AT_ONCE_MAX: u32 = 1000;
@@ -75,8 +77,7 @@ pub struct World<'c> {
     bounds: Bounds,
     pool: Pool,
     now: Time,
-    queue: BinaryHeap<Reverse<Entry>>,
-    entries: u64,
+    queue: Queue,
     hosts: Vec<Host>,
     clients: Vec<SimClient>,
     turns_at: Vec<Option<Time>>,
@@ -141,64 +142,6 @@ pub enum Sight {
     },
 }
 
-struct Entry {
-    at: Time,
-    number: u64,
-    what: Happening,
-}
-
-enum Happening {
-    Arrive {
-        from: End,
-        to: End,
-        bytes: Body,
-    },
-    Stored {
-        node: NodeId,
-        run: u32,
-        seq: RecordSeq,
-    },
-    Execute {
-        node: NodeId,
-        run: u32,
-    },
-    Found {
-        node: NodeId,
-        run: u32,
-        bundle: twostep_engine::batch::Bundle,
-    },
-    Tick {
-        node: NodeId,
-        run: u32,
-    },
-    Turn {
-        client: usize,
-    },
-    Rejoin {
-        node: NodeId,
-    },
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Entry) -> bool {
-        self.number == other.number
-    }
-}
-
-impl Eq for Entry {}
-
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Entry) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Entry {
-    fn cmp(&self, other: &Entry) -> Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
-}
-
 impl<'c> World<'c> {
     /// The world of a plan. `transcript` keeps a line for everything that happens.
     ///
@@ -224,8 +167,7 @@ impl<'c> World<'c> {
             cast,
             bounds: Bounds::of(&configuration),
             now: Time(0),
-            queue: BinaryHeap::new(),
-            entries: 0,
+            queue: Queue::default(),
             hosts: Vec::new(),
             turns_at: vec![None; clients.len()],
             client_places: clients
@@ -265,7 +207,7 @@ impl<'c> World<'c> {
                 machine: Some(world.machine(node, Standing::Born)),
                 executor: Some(cast.executor(&world.configuration)),
                 disk,
-                backlog: std::collections::VecDeque::new(),
+                backlog: VecDeque::new(),
                 tick_at: None,
                 run: 0,
                 low: Decree::NONE,
@@ -285,7 +227,7 @@ impl<'c> World<'c> {
     /// # Errors
     /// The property that it violated.
     pub fn step(&mut self) -> Result<bool, Violation> {
-        let Some(Reverse(entry)) = self.queue.pop() else {
+        let Some(entry) = self.queue.pop() else {
             return Ok(false);
         };
         assert!(entry.at >= self.now, "time does not go back");
@@ -323,236 +265,7 @@ impl<'c> World<'c> {
     /// When the next thing happens.
     #[must_use]
     pub fn next_at(&self) -> Option<Time> {
-        self.queue.peek().map(|Reverse(entry)| entry.at)
-    }
-
-    /// Ends all loss, doubling, lateness and cuts.
-    pub fn heal(&mut self) {
-        self.trace.event(self.now, Kind::Fault, 0, b"heal");
-        self.trace.line(self.now, || "the links heal".to_owned());
-        self.network.heal();
-    }
-
-    /// Clients make no calls of their own accord any more, or do again.
-    pub fn set_clients_busy(&mut self, busy: bool) {
-        for client in 0..self.clients.len() {
-            self.clients[client].set_busy(busy);
-            self.schedule_turn(client, self.now);
-        }
-    }
-
-    /// Makes a client call so many times as soon as it can.
-    pub fn ask(&mut self, client: usize, calls: u64) {
-        self.clients[client].ask(calls);
-        self.schedule_turn(client, self.now);
-    }
-
-    /// Does something to single messages from now on.
-    pub fn add_intercept(&mut self, intercept: Intercept) {
-        self.intercepts.push(intercept);
-    }
-
-    /// Lets all messages alone again.
-    pub fn clear_intercepts(&mut self) {
-        self.intercepts.clear();
-    }
-
-    /// Cuts links for a while.
-    pub fn cut(&mut self, from: NodeSet, to: NodeSet, lasting: Duration) {
-        let until = self.now + lasting;
-        self.network.cut(Cut { from, to, until });
-    }
-
-    /// Stops a node for good.
-    ///
-    /// # Errors
-    /// If what its disk still got violates a property.
-    pub fn stop(&mut self, node: NodeId) -> Result<(), Violation> {
-        self.crash(node, Fate::TailLost)
-            .map_err(|(property, what)| self.violation(property, what))
-    }
-
-    /// Sends a message in the name of a node, without asking the node.
-    pub fn forge(&mut self, from: NodeId, to: NodeSet, message: &Message<'_>) {
-        self.scratch.clear();
-        wire::encode(message, &mut self.scratch);
-        let bytes = self.pool.copy(&self.scratch);
-        for to in to.iter() {
-            self.send(End::Node(from), End::Node(to), &bytes);
-        }
-    }
-
-    /// How far each node is: id, newest certified checkpoint, delivered, executed; none if it is down.
-    pub fn progress(
-        &self,
-    ) -> impl Iterator<Item = (NodeId, Option<(Decree, Decree, Decree)>)> + use<'_, 'c> {
-        self.configuration.nodes().iter().map(|node| {
-            let host = &self.hosts[usize::from(node.0)];
-            let far = (host.low, self.delivered_by(node), self.executed_by(node));
-            (node, host.machine.as_ref().map(|_| far))
-        })
-    }
-
-    /// The time.
-    #[must_use]
-    pub fn now(&self) -> Time {
-        self.now
-    }
-
-    /// The plan.
-    #[must_use]
-    pub fn plan(&self) -> &Plan {
-        &self.plan
-    }
-
-    /// The configuration.
-    #[must_use]
-    pub fn configuration(&self) -> &Arc<Configuration> {
-        &self.configuration
-    }
-
-    /// Calls that clients know to be committed.
-    #[must_use]
-    pub fn committed(&self) -> u64 {
-        self.committed
-    }
-
-    /// The highest decree that any learner delivered.
-    #[must_use]
-    pub fn decrees(&self) -> Decree {
-        self.order.top()
-    }
-
-    /// The newest certified checkpoint that any node knows of.
-    #[must_use]
-    pub fn certified(&self) -> Decree {
-        self.certified
-    }
-
-    /// How far a node delivered.
-    #[must_use]
-    pub fn delivered_by(&self, node: NodeId) -> Decree {
-        self.order.delivered_by(node)
-    }
-
-    /// How far a node executed.
-    #[must_use]
-    pub fn executed_by(&self, node: NodeId) -> Decree {
-        self.executor(node).executed()
-    }
-
-    /// Whether some fault has not struck yet, lasts still, or a node is about to start again.
-    #[must_use]
-    pub fn trouble_ahead(&self) -> bool {
-        !self.faults.is_empty() || self.rejoining > 0 || self.network.is_cut_anywhere(self.now)
-    }
-
-    /// The learners that never stopped.
-    #[must_use]
-    pub fn correct_learners(&self) -> NodeSet {
-        let correct = |node: &NodeId| !self.hosts[usize::from(node.0)].faulty;
-        self.configuration
-            .learners()
-            .iter()
-            .filter(correct)
-            .collect()
-    }
-
-    /// The learners that are up, also those that had stopped.
-    #[must_use]
-    pub fn live_learners(&self) -> NodeSet {
-        let live = |node: &NodeId| self.hosts[usize::from(node.0)].machine.is_some();
-        self.configuration.learners().iter().filter(live).collect()
-    }
-
-    /// Calls and Opens of all clients that have not ended.
-    #[must_use]
-    pub fn unresolved(&self) -> usize {
-        self.clients.iter().map(SimClient::unresolved).sum()
-    }
-
-    /// Whether all sessions of all clients are open.
-    #[must_use]
-    pub fn sessions_open(&self) -> bool {
-        self.clients.iter().all(SimClient::is_open)
-    }
-
-    /// How the calls of all clients ended.
-    #[must_use]
-    pub fn tallies(&self) -> Tallies {
-        let add = |sum: Tallies, one: Tallies| Tallies {
-            committed: sum.committed + one.committed,
-            unknown: sum.unknown + one.unknown,
-            busy: sum.busy + one.busy,
-            rejected: sum.rejected + one.rejected,
-        };
-        self.clients
-            .iter()
-            .map(SimClient::tallies)
-            .fold(Tallies::default(), add)
-    }
-
-    /// How many events happened.
-    #[must_use]
-    pub fn events(&self) -> u64 {
-        self.trace.events()
-    }
-
-    /// The hash of everything that happened.
-    #[must_use]
-    pub fn trace_hash(&self) -> String {
-        self.trace.hash()
-    }
-
-    /// Takes the lines of the transcript so far.
-    pub fn take_lines(&mut self) -> Vec<Line> {
-        self.trace.take_lines()
-    }
-
-    /// Keeps what nodes and clients observe from now on, for [`World::take_observed`].
-    pub fn keep_observed(&mut self) {
-        self.keeps_observed = true;
-    }
-
-    /// Takes what was observed so far.
-    pub fn take_observed(&mut self) -> Vec<Observed> {
-        std::mem::take(&mut self.observed)
-    }
-
-    /// Compares the states of all live learners that executed everything, with each other and with what the log
-    /// says; the final check of a run.
-    ///
-    /// # Errors
-    /// If they differ.
-    pub fn compare_states(&self) -> Result<(), Violation> {
-        let top = self.decrees();
-        let mut first = None;
-        for node in self.live_learners().iter() {
-            let executor = self.executor(node);
-            if executor.executed() != top {
-                continue;
-            }
-            let digest = executor.state_digest();
-            let (other, expected) = *first.get_or_insert((node, digest));
-            if digest != expected {
-                let what = format!(
-                    "n{} and n{} differ in their states at decree {top}",
-                    node.0, other.0
-                );
-                return Err(self.violation(Property::Divergence, what));
-            }
-            for (counter, expected) in self.history.counters() {
-                let found = workload::counter_in(executor.machine(), counter);
-                if found != Some(expected) {
-                    let what = format!(
-                        "counter {counter} stands at {found:?} at n{}, {expected} operations count",
-                        node.0
-                    );
-                    return Err(self.violation(Property::ExactlyOnce, what));
-                }
-            }
-        }
-        Ok(())
+        self.queue.next_at()
     }
 
     fn violation(&self, property: Property, what: String) -> Violation {
@@ -560,43 +273,6 @@ impl<'c> World<'c> {
             property,
             at: self.now,
             what,
-        }
-    }
-
-    fn machine(&self, node: NodeId, standing: Standing) -> Box<dyn Machine> {
-        self.cast.machine(Setup {
-            configuration: Arc::clone(&self.configuration),
-            me: node,
-            identity: node_identity(usize::from(node.0)),
-            clients: Arc::clone(&self.directory),
-            tuning: self.plan.tuning,
-            pool: self.pool.clone(),
-            standing,
-        })
-    }
-
-    fn push(&mut self, at: Time, what: Happening) {
-        self.entries += 1;
-        self.queue.push(Reverse(Entry {
-            at,
-            number: self.entries,
-            what,
-        }));
-    }
-
-    fn schedule_tick(&mut self, node: NodeId, at: Time) {
-        let host = &mut self.hosts[usize::from(node.0)];
-        if host.tick_at.is_none_or(|tick_at| at < tick_at) {
-            host.tick_at = Some(at);
-            let run = host.run;
-            self.push(at, Happening::Tick { node, run });
-        }
-    }
-
-    fn schedule_turn(&mut self, client: usize, at: Time) {
-        if self.turns_at[client].is_none_or(|turn_at| at < turn_at) {
-            self.turns_at[client] = Some(at);
-            self.push(at, Happening::Turn { client });
         }
     }
 
@@ -612,232 +288,16 @@ impl<'c> World<'c> {
                 to: End::Client(client),
                 bytes,
             } => self.arrive_at_client(from, client, &bytes),
-            Happening::Stored { node, run, seq } => {
-                if self.hosts[usize::from(node.0)].run != run {
-                    return Ok(());
-                }
-                self.trace.event(
-                    self.now,
-                    Kind::Stored,
-                    u64::from(node.0),
-                    &seq.0.to_le_bytes(),
-                );
-                self.trace.line(self.now, || {
-                    format!("n{} has #{} on its disk", node.0, seq.0)
-                });
-                let durable = self.hosts[usize::from(node.0)].disk.durable(self.now);
-                self.said.durable(node, durable)?;
-                self.drive(node, Input::Stored(seq))
-            }
+            Happening::Stored { node, run, seq } => self.stored(node, run, seq),
             Happening::Execute { node, run } => self.execute(node, run),
             Happening::Found { node, run, bundle } => self.look_up(node, run, &bundle),
-            Happening::Tick { node, run } => {
-                let host = &mut self.hosts[usize::from(node.0)];
-                if host.run != run || host.tick_at != Some(self.now) {
-                    return Ok(());
-                }
-                host.tick_at = None;
-                self.ticks_at_once += 1;
-                if self.ticks_at_once
-                    > TICKS_AT_ONCE_MAX * u32::try_from(self.hosts.len()).expect("few nodes")
-                {
-                    return Err((Property::Conduct, format!("n{} never rests", node.0)));
-                }
-                self.trace
-                    .event(self.now, Kind::Tick, u64::from(node.0), &[]);
-                self.drive(node, Input::Tick)
-            }
-            Happening::Turn { client } => {
-                if self.turns_at[client] != Some(self.now) {
-                    return Ok(());
-                }
-                self.turns_at[client] = None;
-                self.trace.event(self.now, Kind::Turn, client as u64, &[]);
-                self.clients[client].turn(self.now);
-                self.serve(client)
-            }
+            Happening::Tick { node, run } => self.tick(node, run),
+            Happening::Turn { client } => self.turn(client),
             Happening::Rejoin { node } => {
-                self.rejoining -= 1;
-                self.trace
-                    .event(self.now, Kind::Fault, u64::from(node.0), b"rejoin");
-                self.trace.line(self.now, || {
-                    format!("n{} starts again without its disk", node.0)
-                });
-                self.said.lost_disk(node);
-                self.order.restarted(node);
-                let machine = self.machine(node, Standing::LostDisk);
-                let executor = self.cast.executor(&self.configuration);
-                let host = &mut self.hosts[usize::from(node.0)];
-                host.disk.crash(self.now, Fate::AllLost);
-                host.machine = Some(machine);
-                host.executor = Some(executor);
-                host.low = Decree::NONE;
-                self.schedule_tick(node, self.now);
+                self.rejoin(node);
                 Ok(())
             }
         }
-    }
-
-    fn arrive_at_node(&mut self, from: End, node: NodeId, bytes: &Body) -> Result<(), Finding> {
-        if self.hosts[usize::from(node.0)].machine.is_none() {
-            return Ok(());
-        }
-        let party = match from {
-            End::Node(node) => Party::Node(node),
-            End::Client(client) => Party::Client(self.clients[client].id()),
-        };
-        self.trace
-            .event(self.now, Kind::Arrived, u64::from(node.0), bytes);
-        let pool = self.pool.clone();
-        let message = wire::decode(bytes, &pool, &self.bounds).map_err(|error| {
-            (
-                Property::Conduct,
-                format!("{from} sent n{} what is no message: {error}", node.0),
-            )
-        })?;
-        self.trace.line(self.now, || {
-            format!("{from} → n{}: {}", node.0, describe::message(&message))
-        });
-        self.drive(
-            node,
-            Input::Message {
-                from: party,
-                message,
-            },
-        )
-    }
-
-    fn arrive_at_client(&mut self, from: End, client: usize, bytes: &Body) -> Result<(), Finding> {
-        let End::Node(node) = from else {
-            unreachable!("clients have links to nodes only");
-        };
-        self.trace
-            .event(self.now, Kind::Arrived, 1 << 32 | client as u64, bytes);
-        let pool = self.pool.clone();
-        let message = wire::decode(bytes, &pool, &self.bounds).map_err(|error| {
-            (
-                Property::Conduct,
-                format!("{from} sent c{client} what is no message: {error}"),
-            )
-        })?;
-        self.trace.line(self.now, || {
-            format!("{from} → c{client}: {}", describe::message(&message))
-        });
-        self.clients[client].hear(self.now, node, &message);
-        self.serve(client)
-    }
-
-    /// Gives a machine one input, carries out what it wants, and sees to its next turn.
-    fn drive(&mut self, node: NodeId, input: Input<'_>) -> Result<(), Finding> {
-        let host = &mut self.hosts[usize::from(node.0)];
-        let Some(machine) = host.machine.as_mut() else {
-            return Ok(());
-        };
-        let turn = !matches!(input, Input::Tick);
-        let mut finding = None;
-        let mut lines = self.trace.wants_lines().then(Vec::new);
-        let mut wishes = std::mem::take(&mut self.wishes);
-        machine.step(
-            self.now,
-            input,
-            &mut Collector {
-                node,
-                wishes: &mut wishes,
-                said: &mut self.said,
-                finding: &mut finding,
-                pool: &self.pool,
-                scratch: &mut self.scratch,
-                lines: lines.as_mut(),
-            },
-        );
-        let deadline = machine.deadline();
-        for line in lines.into_iter().flatten() {
-            self.trace.line(self.now, || line);
-        }
-        if let Some(finding) = finding {
-            return Err(finding);
-        }
-        for wish in wishes.drain(..) {
-            self.grant(node, wish)?;
-        }
-        self.wishes = wishes;
-        if turn {
-            self.schedule_tick(node, Time(self.now.0 + self.plan.turn_ns));
-        }
-        if let Some(deadline) = deadline {
-            self.schedule_tick(node, deadline.max(self.now));
-        }
-        Ok(())
-    }
-
-    fn grant(&mut self, node: NodeId, wish: Wish) -> Result<(), Finding> {
-        match wish {
-            Wish::Send {
-                to: To::Nodes(nodes),
-                bytes,
-            } => {
-                if nodes.contains(node) {
-                    return Err((
-                        Property::Conduct,
-                        format!("n{} sends to itself over a link", node.0),
-                    ));
-                }
-                for to in nodes.iter() {
-                    self.send(End::Node(node), End::Node(to), &bytes);
-                }
-            }
-            Wish::Send {
-                to: To::Client(client),
-                bytes,
-            } => {
-                if let Some(place) = self.client_places.get(&client) {
-                    self.send(End::Node(node), End::Client(*place), &bytes);
-                }
-            }
-            Wish::Store(seq) => {
-                let host = &mut self.hosts[usize::from(node.0)];
-                let at = host.disk.write(self.now, seq);
-                let run = host.run;
-                self.push(at, Happening::Stored { node, run, seq });
-            }
-            Wish::Deliver(decree, batch) => {
-                self.said.delivered(node, decree, batch.value())?;
-                if self.order.deliver(node, decree, &batch)? {
-                    self.history.apply(decree, &batch);
-                }
-                let idle = self.hosts[usize::from(node.0)].backlog.is_empty();
-                self.hosts[usize::from(node.0)]
-                    .backlog
-                    .push_back((decree, batch));
-                if idle {
-                    self.schedule_execution(node);
-                }
-            }
-            Wish::Lookup(bundle) => {
-                let run = self.hosts[usize::from(node.0)].run;
-                self.push(self.now, Happening::Found { node, run, bundle });
-            }
-            Wish::Observe(event) => {
-                if let Event::Low { decree } = event {
-                    self.certified = self.certified.max(decree);
-                    let low = &mut self.hosts[usize::from(node.0)].low;
-                    *low = (*low).max(decree);
-                }
-                if let Event::Diverged { decree } = event {
-                    return Err((
-                        Property::Divergence,
-                        format!("n{} says that it diverged at {decree}", node.0),
-                    ));
-                }
-                if self.keeps_observed {
-                    self.observed.push(Observed {
-                        at: self.now,
-                        what: Sight::Event(node, event),
-                    });
-                }
-            }
-        }
-        Ok(())
     }
 
     fn send(&mut self, from: End, to: End, bytes: &Body) {
@@ -847,206 +307,11 @@ impl<'c> World<'c> {
             for at in self.network.arrivals(self.now, from, to) {
                 lost = false;
                 let bytes = bytes.clone();
-                self.push(at, Happening::Arrive { from, to, bytes });
+                self.queue.push(at, Happening::Arrive { from, to, bytes });
             }
         }
         if lost {
             self.trace.line(self.now, || format!("{from} → {to}: lost"));
         }
-    }
-
-    fn executor(&self, node: NodeId) -> &Executor<KeyValue> {
-        self.hosts[usize::from(node.0)]
-            .executor
-            .as_ref()
-            .expect("an executor is back after each execution")
-    }
-
-    /// Takes the executor out for one execution, because its replies borrow it while the machine is stepped.
-    fn take_executor(&mut self, node: NodeId) -> Executor<KeyValue> {
-        self.hosts[usize::from(node.0)]
-            .executor
-            .take()
-            .expect("an executor is back after each execution")
-    }
-
-    /// How many copies of a message an intercept lets through; none if nobody interferes.
-    fn intercept(&mut self, from: End, to: End, bytes: &Body) -> Option<usize> {
-        if self.intercepts.is_empty() {
-            return None;
-        }
-        let message = wire::decode(bytes, &self.pool, &self.bounds).ok()?;
-        let kind = describe::kind(&message);
-        let hit = |intercept: &&mut Intercept| {
-            let path = intercept.from.contains(&from) && intercept.to.contains(&to);
-            path && intercept.kind == kind && intercept.times > 0
-        };
-        let intercept = self.intercepts.iter_mut().find(hit)?;
-        intercept.times -= 1;
-        Some(intercept.copies)
-    }
-
-    fn schedule_execution(&mut self, node: NodeId) {
-        let delay = self.execution.below(self.plan.execution_max_ns + 1);
-        let run = self.hosts[usize::from(node.0)].run;
-        self.push(Time(self.now.0 + delay), Happening::Execute { node, run });
-    }
-
-    fn execute(&mut self, node: NodeId, run: u32) -> Result<(), Finding> {
-        let host = &mut self.hosts[usize::from(node.0)];
-        if host.run != run {
-            return Ok(());
-        }
-        let (decree, batch) = host
-            .backlog
-            .pop_front()
-            .expect("execution is scheduled for what waits");
-        let more = !host.backlog.is_empty();
-        self.trace.event(
-            self.now,
-            Kind::Executed,
-            u64::from(node.0),
-            &decree.0.to_le_bytes(),
-        );
-        self.trace
-            .line(self.now, || format!("n{} executes d{decree}", node.0));
-        let mut executor = self.take_executor(node);
-        let executed = executor.execute(decree, &batch);
-        let checked = self.history.executed(node, decree, executed.results);
-        let input = Input::Executed {
-            decree,
-            replies: executed.replies,
-            results: executed.results,
-        };
-        let driven = checked.and_then(|()| self.drive(node, input));
-        self.hosts[usize::from(node.0)].executor = Some(executor);
-        if more {
-            self.schedule_execution(node);
-        }
-        driven
-    }
-
-    fn look_up(
-        &mut self,
-        node: NodeId,
-        run: u32,
-        bundle: &twostep_engine::batch::Bundle,
-    ) -> Result<(), Finding> {
-        if self.hosts[usize::from(node.0)].run != run {
-            return Ok(());
-        }
-        self.trace
-            .event(self.now, Kind::Found, u64::from(node.0), &[]);
-        let mut executor = self.take_executor(node);
-        let driven = match executor.lookup(bundle) {
-            Some(replies) => self.drive(node, Input::Found(replies)),
-            None => Ok(()),
-        };
-        self.hosts[usize::from(node.0)].executor = Some(executor);
-        driven
-    }
-
-    /// Carries out what a client did, and sees to its next turn.
-    fn serve(&mut self, client: usize) -> Result<(), Finding> {
-        let mut acts = std::mem::take(&mut self.acts);
-        self.clients[client].take_acts(&mut acts);
-        for act in acts.drain(..) {
-            match act {
-                Act::Send { to, bytes, bundle } => {
-                    self.order.submitted(&bundle.view());
-                    self.trace.line(self.now, || {
-                        let operations = bundle.view().count;
-                        format!(
-                            "c{client} says to {}: Submit {operations}",
-                            describe::nodes(to)
-                        )
-                    });
-                    for node in to.iter() {
-                        self.send(End::Client(client), End::Node(node), &bytes);
-                    }
-                }
-                Act::Counted {
-                    decree,
-                    counter,
-                    value,
-                } => {
-                    let id = self.clients[client].id();
-                    self.history.told(id, decree, counter, value)?;
-                }
-                Act::Committed { decree, called } => {
-                    self.committed += 1;
-                    self.trace.line(self.now, || {
-                        format!("c{client} knows that d{decree} did its call")
-                    });
-                    if self.keeps_observed {
-                        let what = Sight::Committed {
-                            client,
-                            decree,
-                            called,
-                        };
-                        self.observed.push(Observed { at: self.now, what });
-                    }
-                }
-                Act::Nonsense { what } => {
-                    return Err((Property::ExactlyOnce, format!("c{client}: {what}")));
-                }
-            }
-        }
-        self.acts = acts;
-        if let Some(deadline) = self.clients[client].deadline(self.now) {
-            self.schedule_turn(client, deadline.max(Time(self.now.0 + self.plan.turn_ns)));
-        }
-        Ok(())
-    }
-
-    /// Lets faults strike whose number of committed operations is reached.
-    fn strike(&mut self) -> Result<(), Finding> {
-        while self
-            .faults
-            .first()
-            .is_some_and(|fault| fault.at <= self.committed)
-        {
-            let fault = self.faults.remove(0);
-            match fault.what {
-                FaultKind::Crash {
-                    node,
-                    fate,
-                    rejoin_after,
-                } => {
-                    self.trace
-                        .event(self.now, Kind::Fault, u64::from(node.0), b"crash");
-                    self.trace
-                        .line(self.now, || format!("n{} stops ({fate:?})", node.0));
-                    self.crash(node, fate)?;
-                    if let Some(after) = rejoin_after {
-                        self.rejoining += 1;
-                        self.push(self.now + after, Happening::Rejoin { node });
-                    }
-                }
-                FaultKind::Cut { from, to, lasting } => {
-                    self.trace.event(self.now, Kind::Fault, 0, b"cut");
-                    self.trace.line(self.now, || {
-                        format!("cut from {from:?} to {to:?} for {lasting:?}")
-                    });
-                    self.network.cut(Cut {
-                        from,
-                        to,
-                        until: self.now + lasting,
-                    });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn crash(&mut self, node: NodeId, fate: Fate) -> Result<(), Finding> {
-        let host = &mut self.hosts[usize::from(node.0)];
-        let left = host.disk.crash(self.now, fate);
-        host.machine = None;
-        host.backlog.clear();
-        host.tick_at = None;
-        host.run += 1;
-        host.faulty = true;
-        self.said.crashed(node, left)
     }
 }

@@ -1,0 +1,150 @@
+//! What goes wrong in a world: nodes that stop and start again, cut links, messages lost, doubled or forged.
+
+use std::time::Duration;
+
+use twostep_engine::message::Message;
+use twostep_engine::replica::Standing;
+use twostep_engine::types::{Decree, NodeId, NodeSet};
+use twostep_engine::wire;
+use twostep_net::pool::Body;
+
+use super::queue::Happening;
+use super::{Intercept, World};
+use crate::checkers::{Finding, Violation};
+use crate::describe;
+use crate::disk::Fate;
+use crate::network::{Cut, End};
+use crate::plan::FaultKind;
+use crate::trace::Kind;
+
+impl World<'_> {
+    /// Ends all loss, doubling, lateness and cuts.
+    pub fn heal(&mut self) {
+        self.trace.event(self.now, Kind::Fault, 0, b"heal");
+        self.trace.line(self.now, || "the links heal".to_owned());
+        self.network.heal();
+    }
+
+    /// Does something to single messages from now on.
+    pub fn add_intercept(&mut self, intercept: Intercept) {
+        self.intercepts.push(intercept);
+    }
+
+    /// Lets all messages alone again.
+    pub fn clear_intercepts(&mut self) {
+        self.intercepts.clear();
+    }
+
+    /// Cuts links for a while.
+    pub fn cut(&mut self, from: NodeSet, to: NodeSet, lasting: Duration) {
+        let until = self.now + lasting;
+        self.network.cut(Cut { from, to, until });
+    }
+
+    /// Stops a node for good.
+    ///
+    /// # Errors
+    /// If what its disk still got violates a property.
+    pub fn stop(&mut self, node: NodeId) -> Result<(), Violation> {
+        self.crash(node, Fate::TailLost)
+            .map_err(|(property, what)| self.violation(property, what))
+    }
+
+    /// Sends a message in the name of a node, without asking the node.
+    pub fn forge(&mut self, from: NodeId, to: NodeSet, message: &Message<'_>) {
+        self.scratch.clear();
+        wire::encode(message, &mut self.scratch);
+        let bytes = self.pool.copy(&self.scratch);
+        for to in to.iter() {
+            self.send(End::Node(from), End::Node(to), &bytes);
+        }
+    }
+
+    /// How many copies of a message an intercept lets through; none if nobody interferes.
+    pub(super) fn intercept(&mut self, from: End, to: End, bytes: &Body) -> Option<usize> {
+        if self.intercepts.is_empty() {
+            return None;
+        }
+        let message = wire::decode(bytes, &self.pool, &self.bounds).ok()?;
+        let kind = describe::kind(&message);
+        let hit = |intercept: &&mut Intercept| {
+            let path = intercept.from.contains(&from) && intercept.to.contains(&to);
+            path && intercept.kind == kind && intercept.times > 0
+        };
+        let intercept = self.intercepts.iter_mut().find(hit)?;
+        intercept.times -= 1;
+        Some(intercept.copies)
+    }
+
+    /// Lets faults strike whose number of committed operations is reached.
+    pub(super) fn strike(&mut self) -> Result<(), Finding> {
+        while self
+            .faults
+            .first()
+            .is_some_and(|fault| fault.at <= self.committed)
+        {
+            let fault = self.faults.remove(0);
+            match fault.what {
+                FaultKind::Crash {
+                    node,
+                    fate,
+                    rejoin_after,
+                } => {
+                    self.trace
+                        .event(self.now, Kind::Fault, u64::from(node.0), b"crash");
+                    self.trace
+                        .line(self.now, || format!("n{} stops ({fate:?})", node.0));
+                    self.crash(node, fate)?;
+                    if let Some(after) = rejoin_after {
+                        self.rejoining += 1;
+                        self.queue
+                            .push(self.now + after, Happening::Rejoin { node });
+                    }
+                }
+                FaultKind::Cut { from, to, lasting } => {
+                    self.trace.event(self.now, Kind::Fault, 0, b"cut");
+                    self.trace.line(self.now, || {
+                        format!("cut from {from:?} to {to:?} for {lasting:?}")
+                    });
+                    self.network.cut(Cut {
+                        from,
+                        to,
+                        until: self.now + lasting,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn crash(&mut self, node: NodeId, fate: Fate) -> Result<(), Finding> {
+        let host = &mut self.hosts[usize::from(node.0)];
+        let left = host.disk.crash(self.now, fate);
+        host.machine = None;
+        host.backlog.clear();
+        host.tick_at = None;
+        host.run += 1;
+        host.faulty = true;
+        self.said.crashed(node, left)
+    }
+
+    /// A node starts again: it has lost its disk, so it learns and executes, and abstains from all else.
+    pub(super) fn rejoin(&mut self, node: NodeId) {
+        self.rejoining -= 1;
+        self.trace
+            .event(self.now, Kind::Fault, u64::from(node.0), b"rejoin");
+        self.trace.line(self.now, || {
+            format!("n{} starts again without its disk", node.0)
+        });
+        self.said.lost_disk(node);
+        self.order.restarted(node);
+        let machine = self.machine(node, Standing::LostDisk);
+        let executor = self.cast.executor(&self.configuration);
+        let host = &mut self.hosts[usize::from(node.0)];
+        host.disk.crash(self.now, Fate::AllLost);
+        host.machine = Some(machine);
+        host.executor = Some(executor);
+        host.low = Decree::NONE;
+        self.schedule_tick(node, self.now);
+    }
+}

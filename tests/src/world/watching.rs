@@ -1,0 +1,188 @@
+//! What can be seen of a world: how far it is, what was observed, and whether its states are equal.
+
+use std::sync::Arc;
+
+use twostep_engine::configuration::Configuration;
+use twostep_engine::types::{Decree, NodeId, NodeSet, Time};
+
+use super::{Observed, World};
+use crate::checkers::{Property, Violation};
+use crate::client::{SimClient, Tallies};
+use crate::plan::Plan;
+use crate::trace::Line;
+use crate::workload;
+
+impl<'c> World<'c> {
+    /// The time.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
+    /// The plan.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn configuration(&self) -> &Arc<Configuration> {
+        &self.configuration
+    }
+
+    /// Calls that clients know to be committed.
+    #[must_use]
+    pub fn committed(&self) -> u64 {
+        self.committed
+    }
+
+    /// The highest decree that any learner delivered.
+    #[must_use]
+    pub fn decrees(&self) -> Decree {
+        self.order.top()
+    }
+
+    /// The newest certified checkpoint that any node knows of.
+    #[must_use]
+    pub fn certified(&self) -> Decree {
+        self.certified
+    }
+
+    /// How far a node delivered.
+    #[must_use]
+    pub fn delivered_by(&self, node: NodeId) -> Decree {
+        self.order.delivered_by(node)
+    }
+
+    /// How far a node executed.
+    #[must_use]
+    pub fn executed_by(&self, node: NodeId) -> Decree {
+        self.executor(node).executed()
+    }
+
+    /// How far each node is: id, newest certified checkpoint, delivered, executed; none if it is down.
+    pub fn progress(
+        &self,
+    ) -> impl Iterator<Item = (NodeId, Option<(Decree, Decree, Decree)>)> + use<'_, 'c> {
+        self.configuration.nodes().iter().map(|node| {
+            let host = &self.hosts[usize::from(node.0)];
+            let far = (host.low, self.delivered_by(node), self.executed_by(node));
+            (node, host.machine.as_ref().map(|_| far))
+        })
+    }
+
+    /// Whether some fault has not struck yet, lasts still, or a node is about to start again.
+    #[must_use]
+    pub fn trouble_ahead(&self) -> bool {
+        !self.faults.is_empty() || self.rejoining > 0 || self.network.is_cut_anywhere(self.now)
+    }
+
+    /// The learners that never stopped.
+    #[must_use]
+    pub fn correct_learners(&self) -> NodeSet {
+        let correct = |node: &NodeId| !self.hosts[usize::from(node.0)].faulty;
+        self.configuration
+            .learners()
+            .iter()
+            .filter(correct)
+            .collect()
+    }
+
+    /// The learners that are up, also those that had stopped.
+    #[must_use]
+    pub fn live_learners(&self) -> NodeSet {
+        let live = |node: &NodeId| self.hosts[usize::from(node.0)].machine.is_some();
+        self.configuration.learners().iter().filter(live).collect()
+    }
+
+    /// Calls and Opens of all clients that have not ended.
+    #[must_use]
+    pub fn unresolved(&self) -> usize {
+        self.clients.iter().map(SimClient::unresolved).sum()
+    }
+
+    /// Whether all sessions of all clients are open.
+    #[must_use]
+    pub fn sessions_open(&self) -> bool {
+        self.clients.iter().all(SimClient::is_open)
+    }
+
+    /// How the calls of all clients ended.
+    #[must_use]
+    pub fn tallies(&self) -> Tallies {
+        let add = |sum: Tallies, one: Tallies| Tallies {
+            committed: sum.committed + one.committed,
+            unknown: sum.unknown + one.unknown,
+            busy: sum.busy + one.busy,
+            rejected: sum.rejected + one.rejected,
+        };
+        self.clients
+            .iter()
+            .map(SimClient::tallies)
+            .fold(Tallies::default(), add)
+    }
+
+    /// How many events happened.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.trace.events()
+    }
+
+    /// The hash of everything that happened.
+    #[must_use]
+    pub fn trace_hash(&self) -> String {
+        self.trace.hash()
+    }
+
+    /// Takes the lines of the transcript so far.
+    pub fn take_lines(&mut self) -> Vec<Line> {
+        self.trace.take_lines()
+    }
+
+    /// Keeps what nodes and clients observe from now on, for [`World::take_observed`].
+    pub fn keep_observed(&mut self) {
+        self.keeps_observed = true;
+    }
+
+    /// Takes what was observed so far.
+    pub fn take_observed(&mut self) -> Vec<Observed> {
+        std::mem::take(&mut self.observed)
+    }
+
+    /// Compares the states of all live learners that executed everything, with each other and with what the log
+    /// says; the final check of a run.
+    ///
+    /// # Errors
+    /// If they differ.
+    pub fn compare_states(&self) -> Result<(), Violation> {
+        let top = self.decrees();
+        let mut first = None;
+        for node in self.live_learners().iter() {
+            let executor = self.executor(node);
+            if executor.executed() != top {
+                continue;
+            }
+            let digest = executor.state_digest();
+            let (other, expected) = *first.get_or_insert((node, digest));
+            if digest != expected {
+                let what = format!(
+                    "n{} and n{} differ in their states at decree {top}",
+                    node.0, other.0
+                );
+                return Err(self.violation(Property::Divergence, what));
+            }
+            for (counter, expected) in self.history.counters() {
+                let found = workload::counter_in(executor.machine(), counter);
+                if found != Some(expected) {
+                    let what = format!(
+                        "counter {counter} stands at {found:?} at n{}, {expected} operations count",
+                        node.0
+                    );
+                    return Err(self.violation(Property::ExactlyOnce, what));
+                }
+            }
+        }
+        Ok(())
+    }
+}
