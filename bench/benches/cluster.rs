@@ -12,7 +12,8 @@ use twostep_bench::{LoadConfig, run};
 use twostep_engine::quorum::FaultModel;
 
 fn main() {
-    let long = std::env::args().any(|argument| argument == "--bench");
+    let said = |flag: &str| std::env::args().any(|argument| argument == flag);
+    let long = said("--bench") && !said("--test");
     for mode in [FaultModel::Fab, FaultModel::Crash] {
         for (sessions, pipeline) in [(1, 1), (32, 32)] {
             let cluster = Cluster::start(mode);
