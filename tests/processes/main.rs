@@ -4,6 +4,7 @@
 
 mod command;
 mod dev;
+mod faults;
 mod links;
 mod nodes;
 mod support;
