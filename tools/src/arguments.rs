@@ -22,14 +22,19 @@ impl Tunables {
         Ok(overrides)
     }
 
-    /// `options` with what environment and flags say.
-    pub fn apply(&self, mut options: NodeOptions) -> Result<NodeOptions> {
+    /// `options` for every node of a cluster, with what environment and flags say.
+    pub fn apply_to_all(&self, mut options: NodeOptions) -> Result<NodeOptions> {
         for said in self.overrides()? {
             let tunable = TUNABLES.iter().find(|tunable| tunable.key == said.key);
             let tunable = tunable.expect("overrides are made from the table");
             if let Err(what) = (tunable.set)(&mut options, &said.value) {
                 bail!("{}: {what}", said.said_by);
             }
+        }
+        if options.listen.is_some() {
+            bail!(
+                "--listen (or TWOSTEP_LISTEN) is for one node; nodes of a cluster listen where its cluster file says"
+            );
         }
         Ok(options)
     }

@@ -70,7 +70,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     if args.f == 0 || args.f > 8 {
         bail!("--f {}: expected 1 to 8 on one machine", args.f);
     }
-    let options = args.tunables.apply(NodeOptions::default())?;
+    let options = args.tunables.apply_to_all(NodeOptions::default())?;
     let mut cluster = LocalCluster::start(
         &LocalPlan {
             mode,
@@ -80,7 +80,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
         },
         &interrupt,
     )?;
-    match cluster.wait_ready(READY_WITHIN)? {
+    match cluster.wait_ready(READY_WITHIN, |_| {})? {
         Ok(()) => {}
         Err(NotReady::Interrupted) => bail!("interrupted"),
         Err(NotReady::Missing(missing)) => {

@@ -3,19 +3,15 @@
 //! Nothing outlives it: children end when their standard input closes, whatever becomes of this process; when the
 //! value is dropped they are told to, and killed if they do not; then the folder goes.
 
-use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::Child;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use tempfile::TempDir;
 use twostep_engine::configuration::{Configuration, Limits};
-use twostep_engine::node::config::CONFIG_FILE;
 use twostep_engine::node::control;
 use twostep_engine::node::status::{MissingNode, NodeStatus};
 use twostep_engine::node::testnet::{self, TestnetPlan};
@@ -25,17 +21,16 @@ use twostep_engine::types::NodeId;
 
 use crate::interrupt::Interrupt;
 use crate::node::EXIT_ADDRESS_IN_USE;
+use crate::process::LocalNode;
 
 /// How often a start is tried again with other ports, should somebody take one between the choice and its use.
 const PORT_TRIES: usize = 5;
 /// Where ports are looked for: below those that the system gives to outgoing connections.
 const PORTS: std::ops::Range<u16> = 18_000..32_000;
-/// How long a node may take to answer a status request.
-const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// How long children may take to end before they are killed.
 const END_WITHIN: Duration = Duration::from_millis(1500);
-/// The part of a log that a message shows.
-const LOG_TAIL_BYTES: u64 = 600;
+/// How often it is told who is missing.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// What a local cluster is made of.
 #[derive(Clone, Debug)]
@@ -57,19 +52,6 @@ pub struct LocalCluster {
     interrupt: Interrupt,
     // Dropped last: the children's files are in it.
     folder: TempDir,
-}
-
-/// One node of it.
-struct LocalNode {
-    id: NodeId,
-    address: String,
-    folder: PathBuf,
-    child: Option<Child>,
-    /// It was started again after it had ended: it abstains.
-    restarted: bool,
-    /// CPU seconds of its earlier processes, as they last said.
-    cpu_before_s: f64,
-    last: Option<NodeStatus>,
 }
 
 /// Why a cluster is not ready.
@@ -197,36 +179,50 @@ impl LocalCluster {
         self.folder.path()
     }
 
-    /// Waits until every node says that every quorum answers.
-    pub fn wait_ready(&mut self, patience: Duration) -> Result<Result<(), NotReady>> {
+    /// Waits until every node says that every quorum answers. `waiting` hears once a second who is missing.
+    pub fn wait_ready(
+        &mut self,
+        patience: Duration,
+        mut waiting: impl FnMut(&[MissingNode]),
+    ) -> Result<Result<(), NotReady>> {
         let until = Instant::now() + patience;
+        let mut tell_at = Instant::now() + TELL_EVERY;
         loop {
             if self.interrupt.is_raised() {
                 return Ok(Err(NotReady::Interrupted));
             }
             self.check_children()?;
-            let mut missing: Vec<MissingNode> = Vec::new();
-            for node in &mut self.nodes {
-                match node.ask(false) {
-                    Some(status) if status.ready => {}
-                    Some(status) => missing.extend(status.missing.iter().cloned()),
-                    None => missing.push(MissingNode {
-                        node: node.id.0,
-                        why: "it does not answer on its control socket".to_owned(),
-                    }),
-                }
-                if !missing.is_empty() {
-                    break;
-                }
-            }
+            let missing = self.missing();
             if missing.is_empty() {
                 return Ok(Ok(()));
             }
             if Instant::now() > until {
                 return Ok(Err(NotReady::Missing(missing)));
             }
+            if Instant::now() > tell_at {
+                tell_at += TELL_EVERY;
+                waiting(&missing);
+            }
             thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Who is missing, as the first node sees it that is not ready; nobody once all are.
+    fn missing(&mut self) -> Vec<MissingNode> {
+        for node in &mut self.nodes {
+            match node.ask(false) {
+                Some(status) if status.ready => {}
+                Some(status) => return status.missing,
+                None => {
+                    let why = "it does not answer on its control socket".to_owned();
+                    return vec![MissingNode {
+                        node: node.id.0,
+                        why,
+                    }];
+                }
+            }
+        }
+        Vec::new()
     }
 
     /// Fails if a node has ended that nobody killed.
@@ -346,81 +342,6 @@ impl Drop for LocalCluster {
         }
         self.interrupt.set_folder(None);
     }
-}
-
-impl LocalNode {
-    fn start(&mut self, interrupt: &Interrupt, first: bool) -> Result<()> {
-        let program = std::env::current_exe().context("cannot find this program's own file")?;
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.log())
-            .context("cannot make a node's log")?;
-        let mut command = Command::new(program);
-        command
-            .arg("node")
-            .arg("--config")
-            .arg(self.folder.join(CONFIG_FILE))
-            .arg("--exit-with-parent");
-        if first {
-            command.arg("--first-start");
-        }
-        // Variables of the user were heeded when the folder was made. Ctrl-C in the terminal is for this process
-        // alone, so children get a process group of their own.
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("TWOSTEP_")) {
-            command.env_remove(name);
-        }
-        command
-            .stdin(Stdio::piped())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .process_group(0);
-        let child = command
-            .spawn()
-            .with_context(|| format!("cannot start node {}", self.id))?;
-        interrupt.add_process(child.id());
-        self.child = Some(child);
-        Ok(())
-    }
-
-    fn log(&self) -> PathBuf {
-        self.folder.join("log")
-    }
-
-    fn ask(&mut self, digests: bool) -> Option<NodeStatus> {
-        self.child.as_ref()?;
-        let status = control::status(&self.folder, digests, ANSWER_WITHIN).ok()?;
-        self.last = Some(status.clone());
-        Some(status)
-    }
-
-    fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        match &mut self.child {
-            Some(child) => child
-                .try_wait()
-                .with_context(|| format!("cannot ask for node {}", self.id)),
-            None => Ok(None),
-        }
-    }
-
-    fn death(&self, status: ExitStatus) -> anyhow::Error {
-        let how = match (status.code(), status.signal()) {
-            (Some(code), _) => format!("with status {code}"),
-            (None, Some(signal)) => format!("by signal {signal}"),
-            (None, None) => "somehow".to_owned(),
-        };
-        let tail = tail(&self.log()).unwrap_or_else(|error| format!("(no log: {error})"));
-        anyhow!("node {} ended {how}. The end of its log:\n{tail}", self.id)
-    }
-}
-
-fn tail(path: &Path) -> std::io::Result<String> {
-    let mut file = File::open(path)?;
-    let length = fs::metadata(path)?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).trim_end().to_owned())
 }
 
 /// Ports that nobody listens on now, other than those in `taken`. Where the search begins differs from process to process.

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use twostep_bench::config::StopFlag;
 use twostep_bench::{LoadError, LoadReport, Sample};
+use twostep_engine::node::status::MissingNode;
 use twostep_engine::node::{NodeOptions, roles_in_words};
 use twostep_engine::quorum::FaultModel;
 use twostep_engine::types::NodeId;
@@ -87,7 +88,7 @@ pub fn run(args: &DevArgs) -> Result<ExitCode> {
     let mode = FaultModel::from(args.mode);
     check(args, mode)?;
     let interrupt = Interrupt::install()?;
-    let options = args.tunables.apply(NodeOptions {
+    let options = args.tunables.apply_to_all(NodeOptions {
         t0_ms: T0_MS,
         ..NodeOptions::default()
     })?;
@@ -104,13 +105,18 @@ pub fn run(args: &DevArgs) -> Result<ExitCode> {
         started => started?,
     };
     describe(&screen, &cluster, mode, args.f);
-    match cluster.wait_ready(READY_WITHIN)? {
+    let waiting = |missing: &[MissingNode]| {
+        missing_lines("waiting for", missing)
+            .iter()
+            .for_each(|line| screen.line(line));
+    };
+    match cluster.wait_ready(READY_WITHIN, waiting)? {
         Ok(()) => {}
         Err(NotReady::Interrupted) => return Ok(ExitCode::SUCCESS),
         Err(NotReady::Missing(missing)) => {
-            for node in &missing {
-                screen.line(&format!("missing node {}: {}", node.node, node.why));
-            }
+            missing_lines("missing", &missing)
+                .iter()
+                .for_each(|line| screen.line(line));
             bail!(
                 "not ready after {} s; the nodes above are missing",
                 READY_WITHIN.as_secs()
@@ -151,6 +157,13 @@ pub fn run(args: &DevArgs) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn missing_lines(what: &str, missing: &[MissingNode]) -> Vec<String> {
+    missing
+        .iter()
+        .map(|node| format!("{what} node {}: {}", node.node, node.why))
+        .collect()
 }
 
 fn check(args: &DevArgs, mode: FaultModel) -> Result<()> {
@@ -335,7 +348,7 @@ impl Run<'_> {
             None => {
                 let list: Vec<String> = faulty.iter().map(NodeId::to_string).collect();
                 self.screen.line(&format!(
-                    "no more than f = {} nodes may be faulty: {} down, or abstaining since its disk is lost",
+                    "at most f = {} nodes may be faulty, and {} is down or abstains since it lost its disk",
                     self.args.f,
                     list.join(", ")
                 ));

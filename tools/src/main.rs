@@ -8,6 +8,7 @@ mod dev;
 mod interrupt;
 mod load;
 mod node;
+mod process;
 mod screen;
 mod sim;
 mod status;

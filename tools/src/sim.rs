@@ -175,8 +175,13 @@ fn seed_line(args: &SimArgs, report: &SeedReport) -> String {
     let hint = if report.is_clean() || args.trace {
         String::new()
     } else {
+        let topology = match args.topology {
+            Some(TopologyFlag::Shared) => " --topology shared",
+            Some(TopologyFlag::Separate) => " --topology separate",
+            None => "",
+        };
         format!(
-            "\n  see it: twostep sim --mode {mode} --f {} --seed {} --trace",
+            "\n  see it: twostep sim --mode {mode} --f {}{topology} --seed {} --trace",
             args.f, report.seed
         )
     };

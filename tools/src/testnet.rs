@@ -89,7 +89,7 @@ pub fn run(args: &TestnetArgs) -> Result<ExitCode> {
             checkpoint_every: args.checkpoint_every,
             ..Limits::default()
         },
-        options: args.tunables.apply(NodeOptions::default())?,
+        options: args.tunables.apply_to_all(NodeOptions::default())?,
     };
     let configuration = create(&args.dir, &plan).context("no cluster was made")?;
     let dir = args.dir.display();

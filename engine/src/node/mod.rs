@@ -51,15 +51,18 @@ pub mod birth;
 pub mod cluster;
 pub mod config;
 pub mod control;
+mod effects;
 pub mod file;
 mod host;
+mod report;
 pub mod status;
 pub mod testnet;
 pub mod tunables;
 
 pub use cluster::{ClientFolder, ClusterFile, roles_in_words};
 pub use config::NodeConfig;
-pub use host::{Hosted, cpu_seconds};
+pub use host::Hosted;
+pub use report::cpu_seconds;
 pub use status::NodeStatus;
 pub use tunables::NodeOptions;
 
@@ -208,7 +211,7 @@ impl NodeBuilder {
             stopping,
             faults_allowed: options.faults,
             started: now,
-            outbox: host::Outbox::default(),
+            outbox: effects::Outbox::default(),
             readiness: host::ReadinessLog::new(now),
             refusal_lines: host::LineLimit::new(now),
         };

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::types::NodeId;
+
 /// One node, as it is now.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NodeStatus {
@@ -106,4 +108,30 @@ pub struct PeerStatus {
     pub learned: Option<u64>,
     /// Whether it said that it abstains.
     pub abstaining: bool,
+}
+
+/// Why each of these nodes does not serve, as this node sees it.
+pub(super) fn missing(
+    peers: &[PeerStatus],
+    nodes: &[NodeId],
+    own: Option<NodeId>,
+) -> Vec<MissingNode> {
+    let why = |node: &NodeId| {
+        let peer = peers.iter().find(|peer| peer.node == node.0);
+        let why = match peer {
+            _ if own == Some(*node) => "abstaining: lost disk".to_owned(),
+            None => "unknown".to_owned(),
+            Some(peer) if !peer.up => {
+                let why = peer.why.as_deref().unwrap_or("no link");
+                format!("not connected to {}: {why}", peer.address)
+            }
+            Some(peer) if peer.abstaining => "abstaining: lost disk".to_owned(),
+            Some(peer) => match peer.heard_ms_ago {
+                Some(ms) => format!("connected, but silent for {ms} ms"),
+                None => "connected, but it has said nothing yet".to_owned(),
+            },
+        };
+        MissingNode { node: node.0, why }
+    };
+    nodes.iter().map(why).collect()
 }

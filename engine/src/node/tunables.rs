@@ -50,7 +50,7 @@ tunables! {
     pool_bytes: usize = 512 << 20, "BYTES", "Free buffers that the node keeps for reuse; at least the window times the largest body";
     state_machine: StateMachineKind = StateMachineKind::KeyValue, "NAME", "What is replicated: `key-value`, or `null`, which does nothing (for measurements)";
     session_table: bool = true, "BOOL", "Execute a request once however often it is ordered; `false` shows what happens without, at every node or at none";
-    durability: Durability = Durability::Memory, "MODE", "`memory`: nothing is kept on disk, a restarted node only learns, and a power cut of more than f nodes loses the order";
+    durability: Durability = Durability::Memory, "MODE", "`memory`: nothing is kept on disk, so a node that starts again only learns, and a power cut counts as a Byzantine fault of every node that it hits";
     spin_us: u64 = 0, "US", "Look for work so long before sleeping; only where every node has a core of its own";
     busy_poll: bool = false, "BOOL", "Never sleep; only where every node has a core of its own";
     pin_core: Option<usize> = None, "CORE", "Pin the loop to this core; not pinned if not given";

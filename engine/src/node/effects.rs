@@ -1,0 +1,149 @@
+//! Where the effects of a step go: messages to links at once, everything else to the host.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use tracing::{debug, error};
+use twostep_net::{LinkId, Net, SendOutcome};
+
+use crate::batch::{Batch, Bundle};
+use crate::machine::{Again, Effects, Event, Path, Record, To};
+use crate::message::Message;
+use crate::types::{ClientId, Decree, RecordSeq};
+use crate::wire;
+
+/// What the effects of a step leave to the host.
+#[derive(Default)]
+pub(super) struct Outbox {
+    /// The links of every connected client.
+    pub clients: BTreeMap<ClientId, Vec<LinkId>>,
+    scratch: Vec<u8>,
+    /// Stored, as far as it is told to be, and not yet said.
+    pub stored: Option<RecordSeq>,
+    /// Delivered and not yet executed.
+    pub delivered: VecDeque<(Decree, Batch)>,
+    /// To be looked up in the session table.
+    pub lookups: VecDeque<Bundle>,
+    /// What was refused, by name.
+    pub refusals: BTreeMap<&'static str, u64>,
+    /// What happened.
+    pub counts: EventCounts,
+}
+
+/// Counts of events.
+#[derive(Default)]
+pub(super) struct EventCounts {
+    decrees_by_votes: u64,
+    decrees_by_pull: u64,
+    votes: u64,
+    proposals: u64,
+    bundles_proposed: u64,
+    records: u64,
+    sent_again: [u64; 5],
+}
+
+/// The sink of one step.
+pub(super) struct Sink<'a> {
+    /// The links.
+    pub net: &'a mut Net,
+    /// What is left to the host.
+    pub outbox: &'a mut Outbox,
+}
+
+impl Effects for Sink<'_> {
+    fn send(&mut self, to: To, message: &Message<'_>) {
+        let Outbox {
+            scratch, clients, ..
+        } = &mut *self.outbox;
+        scratch.clear();
+        wire::encode(message, scratch);
+        // A message that finds no link or no room is lost: the protocol says again what matters, and net counts it.
+        match to {
+            To::Nodes(nodes) => {
+                for node in nodes.iter() {
+                    if let Some(link) = self.net.link_to(node) {
+                        let _: SendOutcome = self.net.send(link, scratch);
+                    }
+                }
+            }
+            To::Client(client) => {
+                for link in clients.get(&client).into_iter().flatten() {
+                    let _: SendOutcome = self.net.send(*link, scratch);
+                }
+            }
+        }
+    }
+
+    fn store(&mut self, seq: RecordSeq, _record: &Record<'_>) {
+        self.outbox.counts.records += 1;
+        self.outbox.stored = Some(seq);
+    }
+
+    fn deliver(&mut self, decree: Decree, batch: &Batch) {
+        self.outbox.delivered.push_back((decree, batch.clone()));
+    }
+
+    fn lookup(&mut self, bundle: &Bundle) {
+        self.outbox.lookups.push_back(bundle.clone());
+    }
+
+    fn observe(&mut self, event: Event) {
+        let counts = &mut self.outbox.counts;
+        match event {
+            Event::Proposed { bundles, .. } => {
+                counts.proposals += 1;
+                counts.bundles_proposed += u64::from(bundles);
+            }
+            Event::Voted { .. } => counts.votes += 1,
+            Event::Learned {
+                path: Path::Votes, ..
+            } => counts.decrees_by_votes += 1,
+            Event::Learned {
+                path: Path::Pull, ..
+            } => counts.decrees_by_pull += 1,
+            Event::Low { .. } => {}
+            Event::Refused { from, why } => {
+                debug!("refused what {from} said: {why}");
+                *self.outbox.refusals.entry(why.name()).or_default() += 1;
+            }
+            Event::SentAgain(again) => counts.sent_again[place(again)] += 1,
+            Event::Diverged { decree } => error!(
+                "DIVERGED at decree {decree}: the results differ from those of other learners; this node executes and \
+                 answers no more. Its state machine is not deterministic, or its memory is damaged"
+            ),
+        }
+    }
+}
+
+const SENT_AGAIN: [(&str, Again); 5] = [
+    ("sent_again.propose", Again::Propose),
+    ("sent_again.accepted", Again::Accepted),
+    ("sent_again.checkpoint", Again::Checkpoint),
+    ("sent_again.pull", Again::Pull),
+    ("sent_again.fetch", Again::Fetch),
+];
+
+fn place(again: Again) -> usize {
+    SENT_AGAIN
+        .iter()
+        .position(|(_, one)| *one == again)
+        .expect("the table names every case")
+}
+
+impl EventCounts {
+    /// The counts by name, for status.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let again = SENT_AGAIN
+            .iter()
+            .map(|(name, again)| (*name, self.sent_again[place(*again)]));
+        [
+            ("decrees.by_votes", self.decrees_by_votes),
+            ("decrees.by_pull", self.decrees_by_pull),
+            ("votes", self.votes),
+            ("proposals", self.proposals),
+            ("proposals.bundles", self.bundles_proposed),
+            ("records", self.records),
+        ]
+        .into_iter()
+        .chain(again)
+    }
+}

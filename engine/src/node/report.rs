@@ -1,0 +1,148 @@
+//! What the host says about itself when it is asked.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use twostep_net::Net;
+
+use crate::node::host::Host;
+use crate::node::roles_in_words;
+use crate::node::status::{Digests, NodeStatus, PeerStatus, missing};
+use crate::state_machine::StateMachine;
+use crate::types::{NodeId, Party, Time};
+
+impl<S: StateMachine> Host<S> {
+    /// How the node is. With digests it reads its whole state.
+    pub fn status(&mut self, net: &Net, digests: bool) -> NodeStatus {
+        let now = self.time(net.now());
+        let (replica, who) = (self.machine.replica(), &self.identification);
+        let report = replica.report();
+        let readiness = replica.readiness(now);
+        let configuration = &who.cluster.configuration;
+        let roles = configuration
+            .member(who.node)
+            .map(|member| member.roles)
+            .unwrap_or_default();
+        let executed = self.executor.executed();
+        let digests = (roles.learner && digests).then(|| Digests {
+            decree: executed.0,
+            chain: (report.learned == executed).then(|| report.chain.to_string()),
+            results: self.executor.results().to_string(),
+            state: self.executor.state_digest().to_string(),
+        });
+        let peers = self.peers(net, now, &report.peers);
+        let counters = net.counters();
+        let mut refusals: BTreeMap<String, u64> = counters
+            .refusals()
+            .map(|(name, count)| (format!("link.{name}"), count))
+            .collect();
+        refusals.extend(
+            self.outbox
+                .refusals
+                .iter()
+                .map(|(name, count)| ((*name).to_owned(), *count)),
+        );
+        let refused_us = twostep_net::Refusal::ALL
+            .iter()
+            .map(|&why| (why.name().to_owned(), counters.refused_us(why)));
+        NodeStatus {
+            node: who.node.0,
+            cluster: configuration.cluster().to_string(),
+            mode: configuration.model().to_string(),
+            f: configuration.f(),
+            roles: roles_in_words(roles),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            listen: who.listen.to_string(),
+            driver: format!("{} (the default)", net.driver_name()),
+            uptime_s: net
+                .now()
+                .saturating_duration_since(self.started)
+                .as_secs_f64(),
+            cpu_s: cpu_seconds(),
+            ready: readiness.ready,
+            missing: missing(
+                &peers,
+                &readiness.missing.iter().collect::<Vec<_>>(),
+                report.abstaining.then_some(who.node),
+            ),
+            abstaining: report.abstaining.then(|| "lost disk".to_owned()),
+            regency: report.regency.0,
+            leader: report.leader.0,
+            low: report.low.0,
+            learned: report.learned.0,
+            executed: report.executed.0,
+            proposed: report.proposed.0,
+            waiting: report.waiting,
+            diverged: report.diverged.map(|decree| decree.0),
+            digests,
+            peers,
+            client_links: self.outbox.clients.values().map(Vec::len).sum(),
+            refusals,
+            refused_by_peers: refused_us.filter(|(_, count)| *count > 0).collect(),
+            counters: self
+                .outbox
+                .counts
+                .named()
+                .chain(named(&counters))
+                .map(|(name, count)| (name.to_owned(), count))
+                .collect(),
+        }
+    }
+
+    /// Every other node, as this one sees it.
+    pub fn peers(
+        &self,
+        net: &Net,
+        now: Time,
+        heard: &[(NodeId, Option<(crate::message::Status, Time)>)],
+    ) -> Vec<PeerStatus> {
+        let links: BTreeMap<Party, twostep_net::PeerState> =
+            net.peers().map(|peer| (peer.party, peer)).collect();
+        let of = |(node, heard): &(NodeId, Option<(crate::message::Status, Time)>)| {
+            let link = links.get(&Party::Node(*node));
+            let up = link.is_some_and(|peer| peer.link.is_some());
+            let why = link.and_then(|peer| peer.last_error.clone());
+            let ms = |at: Time| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX);
+            PeerStatus {
+                node: node.0,
+                address: self.identification.cluster.addresses[usize::from(node.0)].clone(),
+                up,
+                why: why.or_else(|| (!up).then(|| "it has not connected yet".to_owned())),
+                heard_ms_ago: heard.map(|(_, at)| ms(at)),
+                low: heard.map(|(status, _)| status.low.0),
+                learned: heard.map(|(status, _)| status.learned.0),
+                abstaining: heard.is_some_and(|(status, _)| status.abstaining),
+            }
+        };
+        heard.iter().map(of).collect()
+    }
+}
+
+/// CPU time of this process, user and system. Seconds.
+#[must_use]
+pub fn cpu_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::try_from(time).unwrap_or_default().as_secs_f64()
+}
+
+fn named(counters: &twostep_net::Counters) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+    [
+        ("net.turns", counters.turns),
+        ("net.packets_in", counters.packets_in),
+        ("net.packets_out", counters.packets_out),
+        ("net.messages_in", counters.messages_in),
+        ("net.messages_out", counters.messages_out),
+        ("net.bytes_in", counters.bytes_in),
+        ("net.bytes_out", counters.bytes_out),
+        ("net.macs", counters.macs),
+        ("net.reads", counters.syscalls.reads),
+        ("net.writes", counters.syscalls.writes),
+        ("net.polls", counters.syscalls.polls),
+        ("net.dropped_full", counters.dropped_full),
+        ("net.dropped_too_large", counters.dropped_too_large),
+        ("net.links_up", counters.links_up),
+        ("net.links_down", counters.links_down),
+    ]
+    .into_iter()
+}
