@@ -21,7 +21,7 @@ use clap::{Parser, Subcommand};
 
 /// A Byzantine fault-tolerant ordering service that commits in two message delays.
 #[derive(Parser)]
-#[command(name = "twostep", version, about, max_term_width = 110)]
+#[command(name = "twostep", version, max_term_width = 110)]
 struct Command {
     #[command(subcommand)]
     what: What,
@@ -30,6 +30,9 @@ struct Command {
 #[derive(Subcommand)]
 enum What {
     /// Start a whole cluster of processes on this machine, with load, and judge it at the end
+    #[command(
+        after_help = "dev takes a T0 of 250 ms unless told otherwise: its nodes are close to each other."
+    )]
     Dev(dev::DevArgs),
     /// Run one node of a cluster
     Node(node::NodeArgs),

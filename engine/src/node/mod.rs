@@ -19,6 +19,19 @@
 //! | [`status`] | what it answers |
 //! | [`file`] | reading TOML with errors that say where and what was meant |
 //!
+//! ```no_run
+//! # fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use twostep_engine::key_value::KeyValue;
+//! use twostep_engine::node::{Node, NodeConfig};
+//!
+//! let config = NodeConfig::load("net/node-0/config.toml".as_ref(), &[])?;
+//! let node = Node::builder(config).first_start(true).build(KeyValue::new())?;
+//! let stopper = node.stopper(); // ends it from any thread
+//! node.run()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! This version keeps nothing on disk (`durability = "memory"`): records count as stored at once, a node that starts
 //! again only learns, and a power cut of more than f nodes loses the order.
 
