@@ -14,13 +14,14 @@
 //! [`vote_rule`] is a pure function of one slot, so that the exhaustive model runs the production rule.
 //! Cost: one record and one message to each learner per decree; one signature per leader change, none before.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::batch::Batch;
 use crate::machine::{Refusal, retransmission};
+use crate::message::ReportedVote;
 use crate::quorum::{Choice, Reported};
 use crate::types::{Decree, Regency, Time, Value};
+use crate::voucher::Plan;
 use crate::window::{Reset, Window};
 
 /// What the vote rule looks at: the acceptor's promise and one slot.
@@ -89,32 +90,12 @@ pub struct Standard;
 
 impl Rules for Standard {}
 
-/// What the acceptor may vote for in its regency.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Plan {
-    /// Not known: the regency was entered, its voucher has not been seen.
-    Unknown,
-    /// The choices for the decrees that some report named; every other decree is free, since the promise of
-    /// each report covers all decrees at once. Empty in regency 0.
-    Known(BTreeMap<Decree, Choice>),
-}
-
-impl Plan {
-    /// What the plan says of one decree.
-    #[must_use]
-    pub fn choice(&self, decree: Decree) -> Option<Choice> {
-        match self {
-            Plan::Unknown => None,
-            Plan::Known(choices) => Some(choices.get(&decree).copied().unwrap_or(Choice::Free)),
-        }
-    }
-}
-
 /// The state of one acceptor.
 #[derive(Debug)]
 pub struct Acceptor {
     promised: Regency,
-    plan: Plan,
+    /// What it may vote for in its regency; none while the voucher has not been seen.
+    plan: Option<Plan>,
     slots: Window<Slot>,
     /// No slot wants to be said again before this.
     again_at: Option<Time>,
@@ -124,7 +105,9 @@ pub struct Acceptor {
 struct Slot {
     vote: Option<Reported>,
     batch: Option<Batch>,
-    /// When the vote is to be said again; none until it was said once.
+    /// Whether the vote was said: it is durable and may be repeated to whoever asks.
+    said: bool,
+    /// When the vote is to be said again, if it must be.
     again_at: Option<Time>,
     times: u32,
 }
@@ -141,7 +124,7 @@ impl Acceptor {
     pub fn new(window: u64) -> Acceptor {
         Acceptor {
             promised: Regency(0),
-            plan: Plan::Known(BTreeMap::new()),
+            plan: Some(Plan::open()),
             slots: Window::new(Decree::NONE, window, Slot::default),
             again_at: None,
         }
@@ -156,17 +139,7 @@ impl Acceptor {
     /// Whether it holds the plan of its regency.
     #[must_use]
     pub fn plan_held(&self) -> bool {
-        self.plan != Plan::Unknown
-    }
-
-    /// Whether it voted exactly so: a proposal that is repeated needs no second look at its body.
-    #[must_use]
-    pub fn voted(&self, regency: Regency, decree: Decree, value: Value) -> bool {
-        let vote = self.slots.get(decree).and_then(|slot| slot.vote);
-        vote == Some(Reported {
-            psn: regency,
-            value,
-        })
+        self.plan.is_some()
     }
 
     /// What the rule says of a proposal, before anything is spent on its body.
@@ -183,7 +156,7 @@ impl Acceptor {
         let slot = self.slots.get(decree).ok_or(Refusal::OutsideWindow)?;
         let ballot = Ballot {
             promised: self.promised,
-            plan: self.plan.choice(decree),
+            plan: self.plan.as_ref().map(|plan| plan.choice(decree)),
             vote: slot.vote,
         };
         rules.vote(&ballot, regency, value)
@@ -201,6 +174,7 @@ impl Acceptor {
                 value: batch.value(),
             }),
             batch: Some(batch),
+            said: false,
             again_at: None,
             times: 0,
         };
@@ -210,7 +184,7 @@ impl Acceptor {
     pub fn said(&mut self, decree: Decree, now: Time, t0: Duration) {
         if let Some(slot) = self.slots.get_mut(decree) {
             let at = now + retransmission(t0, 0);
-            slot.again_at = Some(at);
+            (slot.said, slot.again_at) = (true, Some(at));
             self.again_at = Some(self.again_at.map_or(at, |before| before.min(at)));
         }
     }
@@ -218,9 +192,7 @@ impl Acceptor {
     /// Whether the vote for an open decree was said: it is durable and may be repeated to whoever asks.
     #[must_use]
     pub fn has_said(&self, decree: Decree) -> bool {
-        self.slots
-            .get(decree)
-            .is_some_and(|slot| slot.again_at.is_some())
+        self.slots.get(decree).is_some_and(|slot| slot.said)
     }
 
     /// When [`Acceptor::say_again`] is due.
@@ -265,6 +237,38 @@ impl Acceptor {
             .batch
             .as_ref()
             .filter(|batch| batch.value() == value)
+    }
+
+    /// Promises never to vote below `regency`, and gives the votes that the report must name.
+    ///
+    /// # Panics
+    /// If the regency is not above the promised one: a promise is made once.
+    pub fn promise(&mut self, regency: Regency) -> Vec<ReportedVote> {
+        assert!(regency > self.promised, "promises rise");
+        self.promised = regency;
+        self.plan = None;
+        let vote = |decree| {
+            let vote = self.slots.get(decree)?.vote?;
+            Some(ReportedVote {
+                decree,
+                psn: vote.psn,
+                value: vote.value,
+            })
+        };
+        self.slots.decrees().filter_map(vote).collect()
+    }
+
+    /// Takes the plan of the promised regency. A second one is ignored: the first stays.
+    pub fn adopt(&mut self, plan: Plan) {
+        self.plan.get_or_insert(plan);
+    }
+
+    /// Whether the plan binds a decree: then a correct acceptor has checked its requests already.
+    #[must_use]
+    pub fn bound(&self, decree: Decree) -> bool {
+        self.plan
+            .as_ref()
+            .is_some_and(|plan| matches!(plan.choice(decree), Choice::Must(_)))
     }
 
     /// Moves the window up to a certified checkpoint and prunes what falls out.

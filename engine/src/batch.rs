@@ -270,6 +270,12 @@ impl Bundle {
         self.digest
     }
 
+    /// The bundle as it travels.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// How many bytes it takes in a body.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -202,6 +202,17 @@ impl Checkpoints {
         Ok(true)
     }
 
+    /// Whether a certificate proves what it says, wherever the own low is.
+    ///
+    /// # Errors
+    /// [`Refusal::BadCheckpoint`] if it does not.
+    pub fn prove(&self, certificate: &Certificate) -> Result<(), Refusal> {
+        if self.newest.as_ref() == Some(certificate) {
+            return Ok(());
+        }
+        self.keys.prove(certificate, self.quorum, self.every)
+    }
+
     /// Whether the results of `me` at `decree` stand against those of the other learners.
     #[must_use]
     pub fn agreement(&self, me: NodeId, decree: Decree) -> Agreement {

@@ -38,7 +38,8 @@ struct Slot {
     /// By node: what it answered to a pull.
     answers: Box<[Option<Value>]>,
     decided: Option<(Value, Path)>,
-    batch: Option<Batch>,
+    /// A body, with the regency that proposed it.
+    batch: Option<(Regency, Batch)>,
 }
 
 impl Reset for Slot {
@@ -167,15 +168,20 @@ impl Learner {
         equal >= quorum
     }
 
-    /// Whether a body is of use: the decree is open and no other body is held that may be the right one.
+    /// Whether a body is of use: the decree is open, and it is the decided one or the first of its regency. A
+    /// second body of one regency does not drive out the first: a liar could make learners fetch for ever.
     #[must_use]
-    pub fn wants(&self, decree: Decree, value: Value) -> bool {
+    pub fn wants(&self, regency: Regency, decree: Decree, value: Value) -> bool {
         self.slots
             .get(decree)
             .is_some_and(|slot| match (slot.decided, &slot.batch) {
-                (Some((decided, _)), Some(batch)) => decided == value && batch.value() != value,
-                (Some((decided, _)), None) => decided == value,
-                (None, Some(batch)) => batch.value() != value,
+                (Some((decided, _)), held) => {
+                    decided == value
+                        && held
+                            .as_ref()
+                            .is_none_or(|(_, batch)| batch.value() != value)
+                }
+                (None, Some((held_of, _))) => *held_of < regency,
                 (None, None) => true,
             })
     }
@@ -187,16 +193,31 @@ impl Learner {
             let held = slot
                 .batch
                 .as_ref()
-                .is_some_and(|batch| batch.value() == value);
+                .is_some_and(|(_, batch)| batch.value() == value);
             slot.decided.is_some_and(|(decided, _)| decided == value) && !held
         })
     }
 
-    /// Keeps a body for an open decree. A second one before the decision replaces the first.
-    pub fn keep(&mut self, decree: Decree, batch: Batch) {
+    /// Whether the body that is held for a decree is not the one of this value.
+    #[must_use]
+    pub fn holds_another_body(&self, decree: Decree, value: Value) -> bool {
+        let held = self.slots.get(decree).and_then(|slot| slot.batch.as_ref());
+        held.is_some_and(|(_, batch)| batch.value() != value)
+    }
+
+    /// Keeps a body that it wants.
+    pub fn keep(&mut self, regency: Regency, decree: Decree, batch: Batch) {
         if let Some(slot) = self.slots.get_mut(decree) {
-            slot.batch = Some(batch);
+            slot.batch = Some((regency, batch));
         }
+    }
+
+    /// The next decree, if only its body is lacking.
+    #[must_use]
+    pub fn waits_for_body(&self) -> Option<(Decree, Value)> {
+        let decree = self.learned().next();
+        let (value, _) = self.slots.get(decree)?.decided?;
+        self.lacks_body(decree, value).then_some((decree, value))
     }
 
     /// The decrees above what is learned whose value is decided and whose body is not held, ascending.
@@ -207,7 +228,7 @@ impl Learner {
             let held = slot
                 .batch
                 .as_ref()
-                .is_some_and(|batch| batch.value() == value);
+                .is_some_and(|(_, batch)| batch.value() == value);
             (!held).then_some((decree, value))
         })
     }
@@ -235,7 +256,7 @@ impl Learner {
         let decree = self.learned().next();
         let slot = self.slots.get_mut(decree)?;
         let (value, path) = slot.decided?;
-        let batch = slot.batch.take_if(|batch| batch.value() == value)?;
+        let (_, batch) = slot.batch.take_if(|(_, batch)| batch.value() == value)?;
         self.slots.advance(decree);
         self.chain = chain(&self.scope, self.chain, decree, value);
         self.log.push(decree, batch.clone());
@@ -260,7 +281,11 @@ impl Learner {
     /// A body that it holds: learned, or kept for an open decree.
     #[must_use]
     pub fn body(&self, decree: Decree, value: Value) -> Option<&Batch> {
-        let kept = self.slots.get(decree).and_then(|slot| slot.batch.as_ref());
+        let kept = self
+            .slots
+            .get(decree)
+            .and_then(|slot| slot.batch.as_ref())
+            .map(|(_, batch)| batch);
         kept.or_else(|| self.log.get(decree))
             .filter(|batch| batch.value() == value)
     }
@@ -338,13 +363,13 @@ mod tests {
             }
         }
         assert!(learner.advance().is_none(), "no body yet");
-        learner.keep(Decree(2), batch.clone());
+        learner.keep(Regency(0), Decree(2), batch.clone());
         assert!(learner.advance().is_none(), "decree 1 comes first");
         assert_eq!(
             learner.lacking_bodies().collect::<Vec<_>>(),
             [(Decree(1), value)]
         );
-        learner.keep(Decree(1), batch);
+        learner.keep(Regency(0), Decree(1), batch);
         assert_eq!(learner.advance().unwrap().decree, Decree(1));
         assert_eq!(learner.advance().unwrap().decree, Decree(2));
         assert_eq!(learner.learned(), Decree(2));

@@ -39,7 +39,7 @@ impl Log {
     pub fn push(&mut self, decree: Decree, batch: Batch) {
         assert_eq!(decree, self.newest.next(), "a log has no gaps");
         self.newest = decree;
-        self.bytes += batch.body().len();
+        self.bytes += cost(&batch);
         self.batches.push_back(batch);
         self.trim();
     }
@@ -73,9 +73,14 @@ impl Log {
                 .batches
                 .pop_front()
                 .expect("a log above a bound is not empty");
-            self.bytes -= dropped.body().len();
+            self.bytes -= cost(&dropped);
         }
     }
+}
+
+/// What a batch takes in memory, at least: small bodies live in buffers of a minimal size. Bytes.
+fn cost(batch: &Batch) -> usize {
+    batch.body().len().max(512)
 }
 
 #[cfg(test)]

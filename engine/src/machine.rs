@@ -15,9 +15,10 @@
 use std::time::Duration;
 
 use thiserror::Error;
+use twostep_crypto::Signed;
 
 use crate::batch::{Batch, Bundle, Malformed};
-use crate::message::{Certificate, Message};
+use crate::message::{Certificate, Message, NewRegency, ProofOfLeadership, RegencyVote, Report};
 use crate::types::{ClientId, Decree, Digest, NodeSet, Party, RecordSeq, Regency, Time, Value};
 
 /// What happened.
@@ -99,6 +100,17 @@ pub enum Record<'a> {
         /// What, body included.
         batch: &'a Batch,
     },
+    /// The acceptor enters a regency: before its report, which is made once and kept.
+    Promise {
+        /// Why the regency was entered.
+        proof: &'a ProofOfLeadership,
+        /// What it reports.
+        report: &'a Signed<Report>,
+    },
+    /// The leader shows its voucher: before `NewRegency`.
+    NewRegency(&'a NewRegency),
+    /// The proposer votes for a regency: before `Vote`.
+    RegencyVote(&'a Signed<RegencyVote>),
     /// The window moves: before a vote that needs it and before pruning.
     Low(&'a Certificate),
 }
@@ -157,6 +169,16 @@ pub enum Event {
         /// How.
         path: Path,
     },
+    /// A regency was entered.
+    Regency {
+        /// Which one.
+        regency: Regency,
+    },
+    /// The proposer suspects its leader, and votes or takes this regency.
+    Suspected {
+        /// The regency that it wants.
+        regency: Regency,
+    },
     /// The window moved.
     Low {
         /// The newest certified checkpoint.
@@ -192,6 +214,10 @@ pub enum Again {
     Pull,
     /// A fetch.
     Fetch,
+    /// A vote for a regency.
+    Vote,
+    /// A gather.
+    Gather,
 }
 
 /// How a decree was learned.
@@ -254,9 +280,21 @@ pub enum Refusal {
     /// Too many bundles wait already.
     #[error("too many bundles wait")]
     Full,
-    /// A message of the leader change, which this configuration does not take.
-    #[error("leader changes are not enabled")]
-    Election,
+    /// More questions than one peer gets answered.
+    #[error("the peer asks for more than its share")]
+    Share,
+    /// A signature that does not verify.
+    #[error("the signature does not verify")]
+    BadSignature,
+    /// A proof of leadership without enough distinct voters.
+    #[error("the votes prove no such regency")]
+    BadProof,
+    /// A report that contradicts itself or its regency.
+    #[error("the report is not one for this regency")]
+    BadReport,
+    /// A voucher without exactly n − f distinct reporters.
+    #[error("the voucher does not hold exactly n − f reports of distinct acceptors")]
+    BadVoucher,
 }
 
 impl Refusal {
@@ -280,7 +318,11 @@ impl Refusal {
             Refusal::Unasked => "unasked",
             Refusal::Abstaining => "abstaining",
             Refusal::Full => "full",
-            Refusal::Election => "election",
+            Refusal::Share => "share",
+            Refusal::BadSignature => "bad_signature",
+            Refusal::BadProof => "bad_proof",
+            Refusal::BadReport => "bad_report",
+            Refusal::BadVoucher => "bad_voucher",
         }
     }
 }

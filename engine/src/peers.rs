@@ -9,6 +9,9 @@ use crate::configuration::Configuration;
 use crate::message::Status;
 use crate::types::{NodeId, NodeSet, Time};
 
+/// The most that one peer is served in T0/4, give or take one body. Bytes.
+const SERVED_BYTES_MAX: usize = 16 << 20;
+
 /// One entry per node of the configuration.
 #[derive(Debug)]
 pub struct Peers {
@@ -21,6 +24,9 @@ struct Peer {
     status: Status,
     heard_at: Option<Time>,
     answered_at: Option<Time>,
+    /// What was served to it since `served_since`. Bytes.
+    served: usize,
+    served_since: Time,
 }
 
 /// Whether every quorum answers.
@@ -65,6 +71,22 @@ impl Peers {
         let may = peer.answered_at.is_none_or(|at| now.since(at) >= t0 / 4);
         if may {
             peer.answered_at = Some(now);
+        }
+        may
+    }
+
+    /// Whether this peer may be served so many bytes more: bodies and values that it asks for are bounded by
+    /// [`SERVED_BYTES_MAX`] in T0/4, so that nobody can keep a node busy with questions.
+    pub fn may_serve(&mut self, node: NodeId, bytes: usize, now: Time, t0: Duration) -> bool {
+        let Some(peer) = self.peers.get_mut(usize::from(node.0)) else {
+            return false;
+        };
+        if now.since(peer.served_since) >= t0 / 4 {
+            (peer.served, peer.served_since) = (0, now);
+        }
+        let may = peer.served < SERVED_BYTES_MAX;
+        if may {
+            peer.served += bytes;
         }
         may
     }

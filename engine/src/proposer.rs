@@ -11,7 +11,7 @@
 //! grow only because the pipeline is full (DESIGN section 3). A slot is free while fewer than `in_flight_max`
 //! decrees are proposed and not yet acknowledged by f+1 learners, and the decree is open.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use twostep_crypto::Scope;
@@ -20,8 +20,11 @@ use twostep_net::pool::Pool;
 use crate::batch::{Batch, Bundle};
 use crate::configuration::Tuning;
 use crate::machine::{Refusal, earlier, retransmission};
-use crate::types::{Decree, Time, Value};
+use crate::types::{Decree, Digest, Time, Value};
 use crate::window::{Reset, Window};
+
+/// So many digests of retries are remembered at most.
+const SEEN_MAX: usize = 16_384;
 
 /// The state of a proposer that leads.
 #[derive(Debug)]
@@ -32,6 +35,8 @@ pub struct Proposer {
     proposed: Decree,
     slots: Window<Slot>,
     again_at: Option<Time>,
+    /// The digests of retries that were taken in this regency.
+    seen: BTreeSet<Digest>,
 }
 
 #[derive(Debug, Default)]
@@ -58,6 +63,7 @@ impl Proposer {
             proposed: Decree::NONE,
             slots: Window::new(Decree::NONE, window, Slot::default),
             again_at: None,
+            seen: BTreeSet::new(),
         }
     }
 
@@ -112,6 +118,53 @@ impl Proposer {
             times: 0,
         };
         Some((decree, batch))
+    }
+
+    /// Takes a bundle that many send at the same time (a retry, or a relay of one): each once in a regency.
+    ///
+    /// # Errors
+    /// [`Refusal::Full`] if too much waits already.
+    pub fn submit_once(&mut self, bundle: Bundle, tuning: &Tuning) -> Result<(), Refusal> {
+        let digest = bundle.digest();
+        if self.seen.contains(&digest) {
+            return Ok(());
+        }
+        self.submit(bundle, tuning)?;
+        if self.seen.len() >= SEEN_MAX {
+            self.seen.clear();
+        }
+        self.seen.insert(digest);
+        Ok(())
+    }
+
+    /// Another proposer leads: what was proposed is its business now, and clients send to it again.
+    pub fn step_down(&mut self) {
+        for decree in self.slots.decrees() {
+            self.slots
+                .get_mut(decree)
+                .expect("a decree of the window")
+                .reset();
+        }
+        self.waiting.clear();
+        self.waiting_bytes = 0;
+        self.seen.clear();
+        self.again_at = None;
+    }
+
+    /// A new leader proposes again what the plan says of an open decree.
+    pub fn recover(&mut self, decree: Decree, batch: Batch) {
+        if let Some(slot) = self.slots.get_mut(decree) {
+            *slot = Slot {
+                batch: Some(batch),
+                again_at: None,
+                times: 0,
+            };
+        }
+    }
+
+    /// A new leader goes on above `top`.
+    pub fn begin(&mut self, top: Decree) {
+        self.proposed = top;
     }
 
     /// The proposal was said for the first time.

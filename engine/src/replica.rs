@@ -15,6 +15,7 @@
 //! to everyone it concerns, this node's own roles included, which so take the same road as all others.
 
 mod catching_up;
+mod changing;
 mod execution;
 mod ordering;
 mod saying;
@@ -22,9 +23,10 @@ mod saying;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use twostep_crypto::{Identity, Scope, WeakKey};
-use twostep_net::pool::Pool;
+use twostep_crypto::{Identity, Scope, Signed, WeakKey};
+use twostep_net::pool::{Body, Pool};
 
+use self::changing::Election;
 use self::ordering::Proposal;
 use crate::acceptor::{Acceptor, Rules, Standard};
 use crate::acks::Acks;
@@ -32,13 +34,20 @@ use crate::admission::{ClientDirectory, Gate};
 use crate::batch::Batch;
 use crate::checkpoint::Checkpoints;
 use crate::configuration::{Configuration, Tuning};
+use crate::election::{Ballots, Pacemaker};
 use crate::learner::Learner;
 use crate::log::Log;
 use crate::machine::{Effects, Event, Input, JournalState, Machine, Refusal, earlier};
-use crate::message::{CheckpointClaim, Message, Status};
+use crate::message::{
+    Certificate, CheckpointClaim, Message, NewRegency, ProofOfLeadership, RegencyVote, Report,
+    Status,
+};
 use crate::peers::{Peers, Readiness};
 use crate::proposer::Proposer;
+use crate::recovery::Lead;
 use crate::types::{Decree, Digest, NodeId, NodeSet, Party, RecordSeq, Regency, Time, Value};
+use crate::voucher::{Examiner, Plan};
+use crate::window::{Reset, Window};
 
 /// The most values in one answer to a pull, and the most bodies asked for at once.
 const PULL_MAX: u64 = 256;
@@ -88,8 +97,20 @@ pub struct Replica<R: Rules = Standard> {
     gate: Gate,
 
     regency: Regency,
+    /// Why that regency was entered; empty in regency 0 and in mode C.
+    proof: ProofOfLeadership,
+    /// What its leader showed, for whoever lacks it.
+    shown: Option<Arc<NewRegency>>,
+    /// The own report of this regency, once it is stored.
+    own_report: Option<Box<Signed<Report>>>,
+    lead: Lead,
+    election: Option<Election>,
+    examiner: Examiner,
+    kept: Window<Kept>,
     /// The newest certified checkpoint whose record is stored.
     low: Decree,
+    /// Its certificate.
+    stored_low: Option<Certificate>,
     proposer: Option<Proposer>,
     acceptor: Option<Acceptor>,
     learner: Option<Learner>,
@@ -122,6 +143,19 @@ enum Say {
     Accepted(Regency, Decree, Value),
     Checkpoint(CheckpointClaim),
     Low(Decree),
+    Vote(Signed<RegencyVote>),
+    Report(Box<Signed<Report>>),
+    NewRegency(Arc<NewRegency>, Plan),
+}
+
+/// A proposal that came before the plan of its regency.
+#[derive(Debug, Default)]
+struct Kept(Option<(Regency, Value, Body)>);
+
+impl Reset for Kept {
+    fn reset(&mut self) {
+        self.0 = None;
+    }
 }
 
 /// What the host has executed of what was delivered.
@@ -215,6 +249,9 @@ impl<R: Rules> Replica<R> {
         let (limits, quorums) = (*configuration.limits(), *configuration.quorums());
         let scope = configuration.scope();
         let gate = Gate::new(&configuration, me, &identity, &clients)?;
+        let ballots = quorums
+            .leadership
+            .map(|_| Ballots::new(&quorums, configuration.members().len()));
         let promises = standing == Standing::Born;
         let log = Log::new(tuning.log_decrees_max, tuning.log_bytes_max);
         let learner = || {
@@ -229,7 +266,20 @@ impl<R: Rules> Replica<R> {
         };
         Ok(Replica {
             regency: Regency(0),
+            proof: ProofOfLeadership::default(),
+            shown: None,
+            own_report: None,
+            lead: if configuration.leader(Regency(0)) == me {
+                Lead::Leading
+            } else {
+                Lead::Following
+            },
+            election: (roles.proposer && promises)
+                .then(|| Election::new(Pacemaker::new(tuning.t0, limits.window), ballots)),
+            examiner: Examiner::new(&configuration),
+            kept: Window::new(Decree::NONE, limits.window, Kept::default),
             low: Decree::NONE,
+            stored_low: None,
             proposer: (roles.proposer && promises).then(|| Proposer::new(limits.window)),
             acceptor: (roles.acceptor && promises).then(|| Acceptor::new(limits.window)),
             learner: roles.learner.then(learner),
@@ -308,6 +358,11 @@ impl<R: Rules> Replica<R> {
         self.configuration.leader(self.regency) == self.me
     }
 
+    /// Whether it may propose: nothing is proposed before Leading.
+    fn proposes(&self) -> bool {
+        self.leads() && matches!(self.lead, Lead::Leading)
+    }
+
     fn message(
         &mut self,
         from: Party,
@@ -357,28 +412,24 @@ impl<R: Rules> Replica<R> {
             Message::Status(status) => self.take_status(from, status, step),
             Message::Pull { first, count } => self.serve_pull(from, first, count, step),
             Message::Pulled { first, values } => self.pulled(from, first, values, step),
-            Message::Fetch { decree, value } => {
-                self.serve_fetch(from, decree, value, step);
-                Ok(())
-            }
+            Message::Fetch { decree, value } => self.serve_fetch(from, decree, value, step),
             Message::Fetched {
                 decree,
                 value,
                 body,
             } => self.fetched(decree, value, body, step),
-            Message::Vote(_)
-            | Message::Proof(_)
-            | Message::Gather { .. }
-            | Message::Report(_)
-            | Message::NewRegency(_)
-            | Message::Denied(_) => Err(Refusal::Election),
-            Message::Submit { .. } | Message::Replies { .. } | Message::Busy { .. } => {
-                Err(Refusal::Role)
-            }
+            Message::Vote(vote) => self.take_vote(vote, step),
+            Message::Proof(proof) | Message::Denied(proof) => self.take_proof(proof, step),
+            Message::Gather { regency, proof } => self.take_gather(from, regency, proof, step),
+            Message::Report(report) => self.take_report(from, *report, step),
+            Message::NewRegency(shown) => self.take_new_regency(*shown, step),
+            Message::Submit { bundle, .. } => self.take_relay(from, bundle, step),
+            Message::Replies { .. } | Message::Busy { .. } => Err(Refusal::Role),
         }
     }
 
     fn tick(&mut self, step: &mut Step<'_>) {
+        self.keep_time(step);
         self.propose_next(step);
         self.acknowledge(step);
         self.say_again(step);
@@ -404,7 +455,10 @@ impl<R: Rules> Machine for Replica<R> {
                 replies,
                 results,
             } => self.executed(decree, replies, results, step),
-            Input::Found(replies) => self.answer(replies, step),
+            Input::Found(replies) => {
+                self.end_tracking(replies);
+                self.answer(replies, step);
+            }
             Input::Journal(state) => self.journal = state,
             Input::Tick => self.tick(step),
         }
@@ -414,7 +468,15 @@ impl<R: Rules> Machine for Replica<R> {
         let proposer = self.proposer.as_ref().and_then(Proposer::deadline);
         let acceptor = self.acceptor.as_ref().and_then(Acceptor::deadline);
         let claim = self.claim.as_ref().map(|own| own.again_at);
-        [proposer, acceptor, claim, self.pull.at]
+        let election = self
+            .election
+            .as_ref()
+            .and_then(|election| election.deadline(self.regency));
+        let gathering = match &self.lead {
+            Lead::Gathering(gathering) => Some(gathering.again_at),
+            Lead::Following | Lead::Leading => None,
+        };
+        [proposer, acceptor, claim, election, gathering, self.pull.at]
             .into_iter()
             .fold(Some(self.status_at), earlier)
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use tracing::{debug, error};
+use tracing::{debug, error, info, warn};
 use twostep_net::{LinkId, Net, SendOutcome};
 
 use crate::batch::{Batch, Bundle};
@@ -38,7 +38,8 @@ pub(super) struct EventCounts {
     proposals: u64,
     bundles_proposed: u64,
     records: u64,
-    sent_again: [u64; 5],
+    regencies: u64,
+    sent_again: [u64; 7],
 }
 
 /// The sink of one step.
@@ -101,6 +102,13 @@ impl Effects for Sink<'_> {
                 path: Path::Pull, ..
             } => counts.decrees_by_pull += 1,
             Event::Low { .. } => {}
+            Event::Regency { regency } => {
+                counts.regencies += 1;
+                info!("entered regency {regency}");
+            }
+            Event::Suspected { regency } => {
+                warn!("the leader is suspected: this node wants regency {regency}");
+            }
             Event::Refused { from, why } => {
                 debug!("refused what {from} said: {why}");
                 *self.outbox.refusals.entry(why.name()).or_default() += 1;
@@ -114,12 +122,14 @@ impl Effects for Sink<'_> {
     }
 }
 
-const SENT_AGAIN: [(&str, Again); 5] = [
+const SENT_AGAIN: [(&str, Again); 7] = [
     ("sent_again.propose", Again::Propose),
     ("sent_again.accepted", Again::Accepted),
     ("sent_again.checkpoint", Again::Checkpoint),
     ("sent_again.pull", Again::Pull),
     ("sent_again.fetch", Again::Fetch),
+    ("sent_again.vote", Again::Vote),
+    ("sent_again.gather", Again::Gather),
 ];
 
 fn place(again: Again) -> usize {
@@ -142,6 +152,7 @@ impl EventCounts {
             ("proposals", self.proposals),
             ("proposals.bundles", self.bundles_proposed),
             ("records", self.records),
+            ("regencies", self.regencies),
         ]
         .into_iter()
         .chain(again)

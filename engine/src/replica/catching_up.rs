@@ -7,7 +7,9 @@ use crate::acceptor::Rules;
 use crate::batch::Batch;
 use crate::learner::Learner;
 use crate::machine::{Again, Event, Refusal, To, retransmission};
-use crate::message::{Message, Status, Values};
+use crate::message::{Message, ProofOfLeadership, Status, Values};
+use crate::quorum::FaultModel;
+use crate::recovery::Lead;
 use crate::types::{Decree, NodeId, NodeSet, Value};
 
 impl<R: Rules> Replica<R> {
@@ -19,16 +21,49 @@ impl<R: Rules> Replica<R> {
     ) -> Result<(), Refusal> {
         self.peers.heard(from, status, step.now);
         self.acks.take(from, status.learned);
-        if status.low < self.low
-            && let Some(certificate) = self.checkpoints.newest()
+        let crash_only = self.configuration.model() == FaultModel::Crash;
+        if crash_only && status.regency > self.regency {
+            self.enter(status.regency, ProofOfLeadership::default(), step);
+        }
+        let to = To::Nodes(NodeSet::one(from));
+        let behind = status.regency < self.regency && !self.proof.votes.is_empty();
+        let planless = status.regency == self.regency && !status.plan_held;
+        let shown = self.shown.as_ref().filter(|_| planless);
+        let lower = self
+            .checkpoints
+            .newest()
+            .filter(|newest| status.low < newest.decree);
+        if (behind || shown.is_some() || lower.is_some())
             && self.peers.may_answer(from, step.now, self.tuning.t0)
         {
-            step.fx.send(
-                To::Nodes(NodeSet::one(from)),
-                &Message::Certificate(certificate.clone()),
-            );
+            if behind {
+                step.fx.send(to, &Message::Proof(self.proof.clone()));
+            }
+            if let Some(shown) = shown {
+                step.fx
+                    .send(to, &Message::NewRegency(Box::new((**shown).clone())));
+            }
+            if let Some(certificate) = lower {
+                step.fx.send(to, &Message::Certificate(certificate.clone()));
+            }
         }
         Ok(())
+    }
+
+    /// Answers a proposal outside the window: whoever is behind is told, at most once per T0/4.
+    pub(super) fn answer_outside(&mut self, from: NodeId, decree: Decree, step: &mut Step<'_>) {
+        if !self.peers.may_answer(from, step.now, self.tuning.t0) {
+            return;
+        }
+        match self.checkpoints.newest() {
+            Some(certificate) if decree <= certificate.decree => {
+                step.fx.send(
+                    To::Nodes(NodeSet::one(from)),
+                    &Message::Certificate(certificate.clone()),
+                );
+            }
+            _ => self.tell_status(NodeSet::one(from), step),
+        }
     }
 
     pub(super) fn serve_pull(
@@ -39,9 +74,16 @@ impl<R: Rules> Replica<R> {
         step: &mut Step<'_>,
     ) -> Result<(), Refusal> {
         let learner = self.learner.as_ref().ok_or(Refusal::Role)?;
+        let asked = u64::from(count).min(PULL_MAX);
+        let bytes = usize::try_from(asked)
+            .unwrap_or(usize::MAX)
+            .saturating_mul(32);
+        if !self.peers.may_serve(from, bytes, step.now, self.tuning.t0) {
+            return Err(Refusal::Share);
+        }
         self.values.clear();
-        for step in 0..u64::from(count).min(PULL_MAX) {
-            let Some(batch) = learner.log().get(first.plus(step)) else {
+        for place in 0..asked {
+            let Some(batch) = learner.log().get(first.plus(place)) else {
                 break;
             };
             self.values.extend_from_slice(&batch.value().0.0);
@@ -80,33 +122,45 @@ impl<R: Rules> Replica<R> {
         Ok(())
     }
 
+    /// A body that some role of this node holds.
+    pub(super) fn held_body(&self, decree: Decree, value: Value) -> Option<&Batch> {
+        let learned = self
+            .learner
+            .as_ref()
+            .and_then(|learner| learner.body(decree, value));
+        let voted = || self.acceptor.as_ref()?.body(decree, value);
+        let proposed = || self.proposer.as_ref()?.body(decree, value);
+        learned.or_else(voted).or_else(proposed)
+    }
+
     pub(super) fn serve_fetch(
         &mut self,
         from: NodeId,
         decree: Decree,
         value: Value,
         step: &mut Step<'_>,
-    ) {
-        let learned = self
-            .learner
-            .as_ref()
-            .and_then(|learner| learner.body(decree, value));
-        let voted = self
-            .acceptor
-            .as_ref()
-            .and_then(|acceptor| acceptor.body(decree, value));
-        let proposed = self
-            .proposer
-            .as_ref()
-            .and_then(|proposer| proposer.body(decree, value));
-        if let Some(batch) = learned.or(voted).or(proposed) {
-            let message = Message::Fetched {
+    ) -> Result<(), Refusal> {
+        let Some(body) = self
+            .held_body(decree, value)
+            .map(|batch| batch.body().clone())
+        else {
+            return Ok(());
+        };
+        if !self
+            .peers
+            .may_serve(from, body.len(), step.now, self.tuning.t0)
+        {
+            return Err(Refusal::Share);
+        }
+        step.fx.send(
+            To::Nodes(NodeSet::one(from)),
+            &Message::Fetched {
                 decree,
                 value,
-                body: batch.body().clone(),
-            };
-            step.fx.send(To::Nodes(NodeSet::one(from)), &message);
-        }
+                body,
+            },
+        );
+        Ok(())
     }
 
     pub(super) fn fetched(
@@ -116,14 +170,16 @@ impl<R: Rules> Replica<R> {
         body: Body,
         step: &mut Step<'_>,
     ) -> Result<(), Refusal> {
-        let learner = self.learner.as_ref().ok_or(Refusal::Unasked)?;
-        if !learner.lacks_body(decree, value) {
+        let lacked = self
+            .learner
+            .as_ref()
+            .is_some_and(|learner| learner.lacks_body(decree, value));
+        let gathered =
+            matches!(&self.lead, Lead::Gathering(gathering) if gathering.lacks(decree, value));
+        if !lacked && !gathered {
             // The answer to a repeated question may come twice.
-            return if learner.open(decree) || decree > learner.learned() {
-                Err(Refusal::Unasked)
-            } else {
-                Ok(())
-            };
+            let held = self.held_body(decree, value).is_some() || decree <= self.learned();
+            return if held { Ok(()) } else { Err(Refusal::Unasked) };
         }
         let batch = Batch::parse(body, &self.scope, self.configuration.limits(), |_, _| {
             Ok::<(), Refusal>(())
@@ -131,7 +187,12 @@ impl<R: Rules> Replica<R> {
         if batch.value() != value {
             return Err(Refusal::WrongBody);
         }
-        self.keep_body(decree, batch, step);
+        if gathered {
+            self.gathered_body(decree, &batch, step);
+        }
+        if lacked {
+            self.keep_body(self.regency, decree, batch, step);
+        }
         if self.learned() >= self.pull.up_to && self.pull.at.is_some() {
             // The last question is answered in full: while there is more to catch up with, ask on at once.
             self.pull.at = Some(step.now);

@@ -4,30 +4,44 @@ use super::{Replica, Say, Step};
 use crate::acceptor::Rules;
 use crate::batch::Batch;
 use crate::checkpoint::Agreement;
+use crate::learner::Learner;
 use crate::machine::{Event, Record, Refusal, Replies, To};
 use crate::message::{Certificate, Checkpoint, CheckpointClaim, Message};
-use crate::types::{Decree, Digest, Party};
+use crate::types::{Decree, Digest, Party, Regency};
 use crate::wire::Bounds;
 
 impl<R: Rules> Replica<R> {
-    pub(super) fn keep_body(&mut self, decree: Decree, batch: Batch, step: &mut Step<'_>) {
+    pub(super) fn keep_body(
+        &mut self,
+        regency: Regency,
+        decree: Decree,
+        batch: Batch,
+        step: &mut Step<'_>,
+    ) {
         if let Some(learner) = &mut self.learner {
-            learner.keep(decree, batch);
+            learner.keep(regency, decree, batch);
             self.learn(step);
         }
     }
 
     /// Learns and delivers whatever is next, at most a window ahead of execution.
     pub(super) fn learn(&mut self, step: &mut Step<'_>) {
-        let limits = self.configuration.limits();
-        let Some(learner) = &mut self.learner else {
-            return;
-        };
-        while learner.learned().since(self.execution.executed) < limits.window {
+        let limits = *self.configuration.limits();
+        loop {
+            let Some(learner) = &mut self.learner else {
+                return;
+            };
+            if learner.learned().since(self.execution.executed) >= limits.window {
+                return;
+            }
             let Some(learned) = learner.advance() else {
-                break;
+                if self.own_body() {
+                    continue;
+                }
+                return;
             };
             let (decree, value) = (learned.decree, learned.batch.value());
+            let chain = learner.chain();
             self.recorded.0 += 1;
             step.fx.store(
                 self.recorded,
@@ -41,13 +55,58 @@ impl<R: Rules> Replica<R> {
                 value,
                 path: learned.path,
             });
-            if decree.0.is_multiple_of(limits.checkpoint_every) {
-                self.execution.chains.push_back((decree, learner.chain()));
-            }
-            if self.execution.diverged.is_none() {
-                step.fx.deliver(decree, &learned.batch);
-            }
             self.acks.take(self.me, decree);
+            let checkpoint = decree.0.is_multiple_of(limits.checkpoint_every);
+            if self.execution.diverged.is_some() {
+                self.skip_execution(decree, checkpoint.then_some(chain), step);
+                continue;
+            }
+            if checkpoint {
+                self.execution.chains.push_back((decree, chain));
+            }
+            step.fx.deliver(decree, &learned.batch);
+        }
+    }
+
+    /// Takes the body that the learner waits for from another role of this node; true if one had it.
+    fn own_body(&mut self) -> bool {
+        let Some((decree, value)) = self.learner.as_ref().and_then(Learner::waits_for_body) else {
+            return false;
+        };
+        let Some(batch) = self.held_body(decree, value).cloned() else {
+            return false;
+        };
+        if let Some(learner) = &mut self.learner {
+            learner.keep(self.regency, decree, batch);
+        }
+        true
+    }
+
+    /// A learner that diverged executes no more, but the order goes on: it learns, acknowledges, and signs the chain
+    /// without a statement about results (PROTOCOL.md section 5.4).
+    fn skip_execution(&mut self, decree: Decree, chain: Option<Digest>, step: &mut Step<'_>) {
+        self.execution.executed = decree;
+        if let Some(learner) = &mut self.learner {
+            learner.release(decree);
+        }
+        if let Some(chain) = chain {
+            self.claim_checkpoint(
+                Checkpoint {
+                    decree,
+                    chain,
+                    results: Digest::ZERO,
+                },
+                step,
+            );
+        }
+    }
+
+    fn claim_checkpoint(&mut self, checkpoint: Checkpoint, step: &mut Step<'_>) {
+        if checkpoint.decree >= self.checkpoints.low() {
+            let claim = self
+                .checkpoints
+                .sign(checkpoint, self.me, self.identity.signing());
+            self.hold(Say::Checkpoint(claim), step);
         }
     }
 
@@ -58,6 +117,10 @@ impl<R: Rules> Replica<R> {
         results: Digest,
         step: &mut Step<'_>,
     ) {
+        if self.execution.diverged.is_some() {
+            // Delivered before the divergence was known: what came of it is not to be told.
+            return;
+        }
         assert_eq!(
             decree,
             self.execution.executed.next(),
@@ -67,21 +130,32 @@ impl<R: Rules> Replica<R> {
         if let Some(learner) = &mut self.learner {
             learner.release(decree);
         }
+        self.end_tracking(replies);
         self.answer(replies, step);
-        if let Some((at, chain)) = self.execution.chains.pop_front_if(|(at, _)| *at == decree)
-            && at >= self.checkpoints.low()
-        {
-            let checkpoint = Checkpoint {
-                decree,
-                chain,
-                results,
-            };
-            let claim = self
-                .checkpoints
-                .sign(checkpoint, self.me, self.identity.signing());
-            self.hold(Say::Checkpoint(claim), step);
+        if let Some((_, chain)) = self.execution.chains.pop_front_if(|(at, _)| *at == decree) {
+            self.claim_checkpoint(
+                Checkpoint {
+                    decree,
+                    chain,
+                    results,
+                },
+                step,
+            );
         }
         self.learn(step);
+    }
+
+    /// What was executed is not waited for any more.
+    pub(super) fn end_tracking(&mut self, replies: &Replies) {
+        if let Some(election) = self
+            .election
+            .as_mut()
+            .filter(|election| !election.tracking.is_empty())
+        {
+            for (client, entries) in replies.groups() {
+                election.tracking.done(client, entries);
+            }
+        }
     }
 
     pub(super) fn answer(&self, replies: &Replies, step: &mut Step<'_>) {
@@ -145,6 +219,19 @@ impl<R: Rules> Replica<R> {
         if diverged && self.execution.diverged.is_none() {
             self.execution.diverged = Some(decree);
             step.fx.observe(Event::Diverged { decree });
+            for (decree, chain) in std::mem::take(&mut self.execution.chains) {
+                self.claim_checkpoint(
+                    Checkpoint {
+                        decree,
+                        chain,
+                        results: Digest::ZERO,
+                    },
+                    step,
+                );
+            }
+            let learned = self.learned();
+            self.skip_execution(learned, None, step);
+            self.learn(step);
         }
     }
 }

@@ -4,9 +4,11 @@ use twostep_net::pool::Body;
 
 use super::{BUSY_RETRY_MS, Replica, Say, Standing, Step};
 use crate::acceptor::{Rules, Verdict};
-use crate::batch::{Batch, Bundle};
+use crate::batch::{Authenticator, Batch, Bundle};
+use crate::configuration::Admission;
 use crate::machine::{Event, JournalState, Record, Refusal, To};
-use crate::message::Message;
+use crate::message::{Message, ProofOfLeadership};
+use crate::quorum::FaultModel;
 use crate::types::{ClientId, Decree, NodeId, NodeSet, Regency, Value};
 
 /// A proposal as it arrives.
@@ -37,8 +39,12 @@ impl<R: Rules> Replica<R> {
         if retry && self.learner.is_some() && self.execution.diverged.is_none() {
             step.fx.lookup(&bundle);
         }
-        let leads = self.leads();
-        let Some(proposer) = self.proposer.as_mut().filter(|_| leads) else {
+        if retry && self.election.is_some() {
+            self.gate.check(&bundle.view(), &bundle.digest())?;
+            return self.take_retry(bundle, step);
+        }
+        let proposes = self.proposes();
+        let Some(proposer) = self.proposer.as_mut().filter(|_| proposes) else {
             // A retry goes to everyone by rule; a first try that comes here learns who leads.
             return if retry {
                 Ok(())
@@ -52,6 +58,67 @@ impl<R: Rules> Replica<R> {
             JournalState::Ok | JournalState::Slow => proposer.submit(bundle, &self.tuning),
         };
         taken.map_err(|why| self.busy(client, why, step))
+    }
+
+    /// A client's retry, whose authenticator was checked: it is tracked until it is known to be executed, and passed
+    /// on to the leader and all proposers, so that no leader can censor it (PROTOCOL.md section 4).
+    fn take_retry(&mut self, bundle: Bundle, step: &mut Step<'_>) -> Result<(), Refusal> {
+        let proposers: NodeSet = self.configuration.proposers().iter().copied().collect();
+        if self.track(&bundle, step) {
+            let message = Message::Submit {
+                retry: true,
+                bundle: bundle.bytes(),
+            };
+            step.fx
+                .send(To::Nodes(proposers.minus(NodeSet::one(self.me))), &message);
+        }
+        self.order_retry(bundle)
+    }
+
+    /// A retry that another proposer passes on. It is not passed on again.
+    pub(super) fn take_relay(
+        &mut self,
+        from: NodeId,
+        bytes: &[u8],
+        step: &mut Step<'_>,
+    ) -> Result<(), Refusal> {
+        if self.election.is_none() || !self.configuration.proposers().contains(&from) {
+            return Err(Refusal::Role);
+        }
+        let bundle = Bundle::parse(
+            self.pool.copy(bytes),
+            &self.scope,
+            self.configuration.limits(),
+        )?;
+        self.gate.check(&bundle.view(), &bundle.digest())?;
+        self.track(&bundle, step);
+        self.order_retry(bundle)
+    }
+
+    /// Tracks the requests of a signed bundle; true if some are new. Only a learner can tell when they are executed, and
+    /// only signed requests count: nobody can depose a leader with junk.
+    fn track(&mut self, bundle: &Bundle, step: &mut Step<'_>) -> bool {
+        let view = bundle.view();
+        let proved = match view.authenticator {
+            Authenticator::Signature(_) => true,
+            Authenticator::Mac(_) => false,
+            Authenticator::None => self.configuration.admission() == Admission::Link,
+        };
+        let learns = self.learner.is_some() && self.execution.diverged.is_none();
+        match &mut self.election {
+            Some(election) if proved && learns => election.tracking.track(&view, step.now),
+            _ => false,
+        }
+    }
+
+    fn order_retry(&mut self, bundle: Bundle) -> Result<(), Refusal> {
+        let proposes = self.proposes();
+        match (&mut self.proposer, self.journal) {
+            (Some(proposer), JournalState::Ok | JournalState::Slow) if proposes => {
+                proposer.submit_once(bundle, &self.tuning)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn busy(&self, client: ClientId, why: Refusal, step: &mut Step<'_>) -> Refusal {
@@ -79,6 +146,13 @@ impl<R: Rules> Replica<R> {
         if self.configuration.leader(regency) != from {
             return Err(Refusal::NotLeader);
         }
+        if regency > self.regency && self.configuration.model() == FaultModel::Crash {
+            // Mode C: the leader's plan is believed (PROTOCOL.md section 2).
+            self.enter(regency, ProofOfLeadership::default(), step);
+        }
+        if decree <= self.low || decree > self.low.plus(self.configuration.limits().window) {
+            self.answer_outside(from, decree, step);
+        }
         let verdict = self
             .acceptor
             .as_ref()
@@ -89,13 +163,34 @@ impl<R: Rules> Replica<R> {
                 return Err(Refusal::Abstaining);
             }
             None if self.learner.is_none() => return Err(Refusal::Role),
+            Some(Err(Refusal::NoPlan)) => {
+                let proposal = Proposal {
+                    regency,
+                    decree,
+                    value,
+                    body,
+                };
+                self.keep_proposal(from, proposal, step);
+                return Ok(());
+            }
+            Some(Err(Refusal::OldRegency)) => self.deny(from, step),
+            // A repeated proposal for what is certified already.
+            Some(Err(Refusal::OutsideWindow)) if decree <= self.low => return Ok(()),
             _ => {}
         }
         let voting = verdict == Some(Ok(Verdict::Vote));
+        // Under Must(v) at least f+1 correct acceptors voted v, and the first of them made the check; otherwise one bad
+        // authenticator could block a recovery for ever (PROTOCOL.md section 3).
+        let checking = voting
+            && !self
+                .acceptor
+                .as_ref()
+                .is_some_and(|acceptor| acceptor.bound(decree));
+        let current = regency == self.regency;
         let wanted = self
             .learner
             .as_ref()
-            .is_some_and(|learner| learner.wants(decree, value));
+            .is_some_and(|learner| current && learner.wants(regency, decree, value));
         if voting || wanted {
             let mut checker = self.gate.checker();
             let batch = Batch::parse(
@@ -103,7 +198,7 @@ impl<R: Rules> Replica<R> {
                 &self.scope,
                 self.configuration.limits(),
                 |bundle, digest| {
-                    if voting {
+                    if checking {
                         checker.see(bundle, digest);
                     }
                     Ok::<(), Refusal>(())
@@ -116,7 +211,7 @@ impl<R: Rules> Replica<R> {
             // What is decided must be executed whatever this node's own tag says, so the learner keeps the
             // body even if the acceptor refuses to vote for it.
             if wanted {
-                self.keep_body(decree, batch.clone(), step);
+                self.keep_body(regency, decree, batch.clone(), step);
             }
             if voting {
                 authentic?;
@@ -204,6 +299,13 @@ impl<R: Rules> Replica<R> {
             };
         }
         if learner.accepted(from, regency, decree, value) {
+            if learner.holds_another_body(decree, value) {
+                // The leader told this learner something else: there is nothing to wait for.
+                step.fx.send(
+                    To::Nodes(NodeSet::one(from)),
+                    &Message::Fetch { decree, value },
+                );
+            }
             self.learn(step);
         }
         Ok(())
@@ -230,9 +332,9 @@ impl<R: Rules> Replica<R> {
         if self
             .learner
             .as_ref()
-            .is_some_and(|learner| learner.wants(decree, value))
+            .is_some_and(|learner| learner.wants(regency, decree, value))
         {
-            self.keep_body(decree, batch.clone(), step);
+            self.keep_body(regency, decree, batch.clone(), step);
         }
         let verdict = self
             .acceptor
@@ -244,7 +346,7 @@ impl<R: Rules> Replica<R> {
     }
 
     pub(super) fn propose_next(&mut self, step: &mut Step<'_>) {
-        if !self.leads() {
+        if !self.proposes() {
             return;
         }
         let bytes_max = self.configuration.limits().body_bytes_max as usize;
@@ -262,22 +364,27 @@ impl<R: Rules> Replica<R> {
             ) else {
                 return;
             };
-            let regency = self.regency;
-            self.recorded.0 += 1;
-            step.fx.store(
-                self.recorded,
-                &Record::Proposal {
-                    regency,
-                    decree,
-                    batch: &batch,
-                },
-            );
-            step.fx.observe(Event::Proposed {
-                decree,
-                value: batch.value(),
-                bundles: batch.len(),
-            });
-            self.hold(Say::Propose(regency, decree, batch), step);
+            self.log_proposal(decree, batch, step);
         }
+    }
+
+    /// Logs a proposal, then says it: one value per (r, d), ever.
+    pub(super) fn log_proposal(&mut self, decree: Decree, batch: Batch, step: &mut Step<'_>) {
+        let regency = self.regency;
+        self.recorded.0 += 1;
+        step.fx.store(
+            self.recorded,
+            &Record::Proposal {
+                regency,
+                decree,
+                batch: &batch,
+            },
+        );
+        step.fx.observe(Event::Proposed {
+            decree,
+            value: batch.value(),
+            bundles: batch.len(),
+        });
+        self.hold(Say::Propose(regency, decree, batch), step);
     }
 }

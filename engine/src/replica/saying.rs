@@ -74,8 +74,21 @@ impl<R: Rules> Replica<R> {
                 // Outside the window only if a certificate above it came first; then nobody needs it.
                 let _ = self.take_claim(claim, step);
             }
+            Say::Vote(vote) => self.say_vote(&vote, step),
+            Say::Report(report) => self.say_report(report, step),
+            Say::NewRegency(shown, plan) => self.say_new_regency(shown, plan, step),
             Say::Low(low) => {
-                self.low = self.low.max(low);
+                if low <= self.low {
+                    return;
+                }
+                self.low = low;
+                self.stored_low = self
+                    .checkpoints
+                    .newest()
+                    .filter(|newest| newest.decree == low)
+                    .cloned()
+                    .or(self.stored_low.take());
+                self.kept.advance(low);
                 if let Some(acceptor) = &mut self.acceptor {
                     acceptor.advance(low);
                 }
@@ -83,6 +96,7 @@ impl<R: Rules> Replica<R> {
                     proposer.advance(low);
                 }
                 step.fx.observe(Event::Low { decree: low });
+                self.lead_if_ready(step);
             }
         }
     }
@@ -118,21 +132,35 @@ impl<R: Rules> Replica<R> {
             .filter(|acceptor| due(acceptor.deadline()))
         {
             let acks = &self.acks;
-            let lacking = |decree| acks.lacking(decree).minus(me);
+            let mut own = Vec::new();
             acceptor.say_again(
                 step.now,
                 t0,
-                |decree| lacking(decree).is_empty(),
+                |decree| acks.lacking(decree).is_empty(),
                 |decree, vote| {
+                    let lacking = acks.lacking(decree);
                     let message = Message::Accepted {
                         regency: vote.psn,
                         decree,
                         value: vote.value,
                     };
-                    step.fx.send(To::Nodes(lacking(decree)), &message);
+                    step.fx.send(To::Nodes(lacking.minus(me)), &message);
                     step.fx.observe(Event::SentAgain(Again::Accepted));
+                    if !lacking.minus(lacking.minus(me)).is_empty() {
+                        own.push((decree, vote));
+                    }
                 },
             );
+            // The own learner is no exception: it may have been too far behind to take the vote at first.
+            let mut decided = false;
+            for (decree, vote) in own {
+                let learner = self.learner.as_mut();
+                decided |= learner
+                    .is_some_and(|learner| learner.accepted(self.me, vote.psn, decree, vote.value));
+            }
+            if decided {
+                self.learn(step);
+            }
         }
         let low = self.checkpoints.low();
         self.claim.take_if(|own| own.claim.checkpoint.decree <= low);
@@ -162,15 +190,7 @@ impl<R: Rules> Replica<R> {
     }
 
     pub(super) fn say_status(&mut self, step: &mut Step<'_>) {
-        let status = Status {
-            regency: self.regency,
-            plan_held: self.acceptor.as_ref().is_none_or(Acceptor::plan_held),
-            abstaining: self.standing == Standing::LostDisk,
-            low: self.low,
-            learned: self.learned(),
-        };
-        step.fx
-            .send(To::Nodes(self.others()), &Message::Status(status));
+        self.tell_status(self.others(), step);
         // Until everybody was heard once, nodes are still starting: meeting quickly costs little.
         let every = if self.peers.all_heard() {
             self.tuning.t0
@@ -178,5 +198,16 @@ impl<R: Rules> Replica<R> {
             self.tuning.t0 / 4
         };
         self.status_at = step.now + every;
+    }
+
+    pub(super) fn tell_status(&self, nodes: NodeSet, step: &mut Step<'_>) {
+        let status = Status {
+            regency: self.regency,
+            plan_held: self.acceptor.as_ref().is_none_or(Acceptor::plan_held),
+            abstaining: self.standing == Standing::LostDisk,
+            low: self.low,
+            learned: self.learned(),
+        };
+        step.fx.send(To::Nodes(nodes), &Message::Status(status));
     }
 }

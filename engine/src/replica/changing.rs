@@ -1,0 +1,596 @@
+//! The leader change: votes, proofs, reports, vouchers, and a new leader's first proposals.
+//!
+//! ```text
+//!  proposers          leader(r)              acceptors            learners
+//!   │ Vote(r) ×2f+1      │                       │                    │
+//!   ├───── Pol(r) ──────►│        Gather(r)      │                    │
+//!   │                    ├──────────────────────►│                    │
+//!   │                    │◄───── Report ×(n−f) ──┤                    │
+//!   │                    │ NewRegency(r)+Propose │     Accepted       │
+//!   │                    ├──────────────────────►├───────────────────►│
+//! ```
+
+use std::sync::Arc;
+
+use twostep_crypto::{Signature, Signed};
+
+use super::ordering::Proposal;
+use super::{Replica, Say, Step};
+use crate::acceptor::Rules;
+use crate::batch::Batch;
+use crate::election::{Ballots, Pacemaker};
+use crate::machine::{Again, Event, Record, Refusal, To, earlier, retransmission};
+use crate::message::{Message, NewRegency, ProofOfLeadership, RegencyVote, Report};
+use crate::quorum::FaultModel;
+use crate::recovery::{Gathering, Lead};
+use crate::tracking::Tracking;
+use crate::types::{Decree, NodeId, NodeSet, Party, Regency, Time};
+use crate::voucher::{CheckedReport, Plan};
+
+/// What a proposer keeps to judge its leader.
+pub(super) struct Election {
+    pub(super) pacemaker: Pacemaker,
+    pub(super) tracking: Tracking,
+    /// The votes of the others; none in mode C.
+    ballots: Option<Ballots>,
+    /// The highest regency it voted for, and its vote.
+    voted: Option<Signed<RegencyVote>>,
+    again_at: Time,
+    times: u32,
+    progress: Decree,
+}
+
+impl Election {
+    pub(super) fn new(pacemaker: Pacemaker, ballots: Option<Ballots>) -> Election {
+        Election {
+            pacemaker,
+            tracking: Tracking::default(),
+            ballots,
+            voted: None,
+            again_at: Time(0),
+            times: 0,
+            progress: Decree::NONE,
+        }
+    }
+
+    fn voted(&self) -> Regency {
+        self.voted
+            .as_ref()
+            .map_or(Regency(0), |vote| vote.content.regency)
+    }
+
+    pub(super) fn deadline(&self, current: Regency) -> Option<Time> {
+        let again = (self.voted() > current).then_some(self.again_at);
+        let overdue = self.tracking.deadline(self.pacemaker.timeout() * 4);
+        earlier(earlier(self.pacemaker.deadline(), overdue), again)
+    }
+}
+
+impl<R: Rules> Replica<R> {
+    fn crash_only(&self) -> bool {
+        self.configuration.model() == FaultModel::Crash
+    }
+
+    // Suspecting and voting.
+
+    /// The proposer's clock, at the end of every turn.
+    pub(super) fn keep_time(&mut self, step: &mut Step<'_>) {
+        let progress = self.acks.reached_by(self.configuration.quorums().progress);
+        let Some(election) = &mut self.election else {
+            return;
+        };
+        if progress > election.progress {
+            election.progress = progress;
+            election.pacemaker.progressed(step.now, progress);
+        }
+        election
+            .pacemaker
+            .waiting(step.now, !election.tracking.is_empty());
+        let patience = election.pacemaker.timeout() * 4;
+        let fired = election.pacemaker.fires(step.now);
+        if fired || election.tracking.overdue(step.now, patience) {
+            self.suspect(step);
+        }
+        self.vote_again(step);
+        self.gather_again(step);
+    }
+
+    fn suspect(&mut self, step: &mut Step<'_>) {
+        let Some(election) = &self.election else {
+            return;
+        };
+        if self.crash_only() {
+            // Mode C: the smallest regency above any seen that is this proposer's own.
+            let mine = (self.regency.0 + 1..)
+                .map(Regency)
+                .find(|regency| self.configuration.leader(*regency) == self.me);
+            let regency = mine.expect("this node is a proposer");
+            step.fx.observe(Event::Suspected { regency });
+            self.enter(regency, ProofOfLeadership::default(), step);
+            return;
+        }
+        let regency = election.voted().max(Regency(self.regency.0 + 1));
+        step.fx.observe(Event::Suspected { regency });
+        self.vote_for(regency, step);
+    }
+
+    fn vote_for(&mut self, regency: Regency, step: &mut Step<'_>) {
+        let Some(election) = &mut self.election else {
+            return;
+        };
+        if election.voted() >= regency {
+            return;
+        }
+        let vote = self.identity.signing().sign(
+            &self.scope,
+            Party::Node(self.me),
+            RegencyVote { regency },
+        );
+        let signed = vote.signed().clone();
+        election.voted = Some(signed.clone());
+        if let Some(ballots) = &mut election.ballots {
+            ballots.take(vote);
+        }
+        self.recorded.0 += 1;
+        step.fx.store(self.recorded, &Record::RegencyVote(&signed));
+        self.hold(Say::Vote(signed), step);
+        self.follow_votes(step);
+    }
+
+    pub(super) fn say_vote(&mut self, vote: &Signed<RegencyVote>, step: &mut Step<'_>) {
+        let proposers: NodeSet = self.configuration.proposers().iter().copied().collect();
+        step.fx.send(
+            To::Nodes(proposers.minus(NodeSet::one(self.me))),
+            &Message::Vote(vote.clone()),
+        );
+        if let Some(election) = &mut self.election {
+            election.times = 0;
+            election.again_at = step.now + retransmission(self.tuning.t0, 0);
+        }
+    }
+
+    fn vote_again(&mut self, step: &mut Step<'_>) {
+        let Some(election) = &mut self.election else {
+            return;
+        };
+        let Some(vote) = election
+            .voted
+            .clone()
+            .filter(|vote| vote.content.regency > self.regency)
+        else {
+            return;
+        };
+        if election.again_at > step.now {
+            return;
+        }
+        election.times = election.times.saturating_add(1);
+        election.again_at = step.now + retransmission(self.tuning.t0, election.times);
+        let proposers: NodeSet = self.configuration.proposers().iter().copied().collect();
+        step.fx.send(
+            To::Nodes(proposers.minus(NodeSet::one(self.me))),
+            &Message::Vote(vote),
+        );
+        step.fx.observe(Event::SentAgain(Again::Vote));
+    }
+
+    pub(super) fn take_vote(
+        &mut self,
+        vote: Signed<RegencyVote>,
+        step: &mut Step<'_>,
+    ) -> Result<(), Refusal> {
+        let Some(ballots) = self
+            .election
+            .as_mut()
+            .and_then(|election| election.ballots.as_mut())
+        else {
+            return Err(Refusal::Role);
+        };
+        // A vote that says nothing new costs no signature check.
+        if !ballots.wants(vote.signer, vote.content.regency) {
+            return Ok(());
+        }
+        ballots.take(self.examiner.vote(vote)?);
+        self.follow_votes(step);
+        Ok(())
+    }
+
+    /// Amplifies what f+1 want, and enters what 2f+1 want.
+    fn follow_votes(&mut self, step: &mut Step<'_>) {
+        let Some(ballots) = self
+            .election
+            .as_ref()
+            .and_then(|election| election.ballots.as_ref())
+        else {
+            return;
+        };
+        let standing = ballots.standing();
+        if standing.proved > self.regency {
+            let proof = ballots.proof();
+            self.enter(standing.proved, proof, step);
+        } else if standing.amplify > self.regency {
+            self.vote_for(standing.amplify, step);
+        }
+    }
+
+    // Entering a regency.
+
+    pub(super) fn take_proof(
+        &mut self,
+        proof: ProofOfLeadership,
+        step: &mut Step<'_>,
+    ) -> Result<(), Refusal> {
+        let claimed = proof.votes.iter().map(|vote| vote.content.regency).min();
+        if claimed.is_none_or(|regency| regency <= self.regency) {
+            return Ok(());
+        }
+        let regency = self.examiner.proof(&proof)?;
+        self.enter(regency, proof, step);
+        Ok(())
+    }
+
+    pub(super) fn enter(
+        &mut self,
+        regency: Regency,
+        proof: ProofOfLeadership,
+        step: &mut Step<'_>,
+    ) {
+        assert!(regency > self.regency, "regencies rise");
+        self.regency = regency;
+        self.proof = proof;
+        self.shown = None;
+        self.own_report = None;
+        self.lead = Lead::Following;
+        step.fx.observe(Event::Regency { regency });
+        if let Some(proposer) = &mut self.proposer {
+            proposer.step_down();
+        }
+        if let Some(election) = &mut self.election {
+            election.pacemaker.entered(step.now, election.progress);
+            election.tracking.restart(step.now);
+            if !self.proof.votes.is_empty() {
+                let message = Message::Proof(self.proof.clone());
+                step.fx.send(To::Nodes(self.others()), &message);
+            }
+        }
+        if self.proposer.is_some() && self.leads() {
+            let again_at = step.now + retransmission(self.tuning.t0, 0);
+            self.lead = Lead::Gathering(Gathering::new(regency, again_at));
+            let acceptors = self.configuration.acceptors().minus(NodeSet::one(self.me));
+            let message = Message::Gather {
+                regency,
+                proof: self.proof.clone(),
+            };
+            step.fx.send(To::Nodes(acceptors), &message);
+        }
+        self.promise(regency, step);
+    }
+
+    /// The acceptor's part: a report that is a promise for every lower regency, durable before it is sent.
+    fn promise(&mut self, regency: Regency, step: &mut Step<'_>) {
+        let crash_only = self.crash_only();
+        let Some(acceptor) = &mut self.acceptor else {
+            return;
+        };
+        let votes = acceptor.promise(regency);
+        if crash_only {
+            acceptor.adopt(Plan::open());
+        }
+        let low = self
+            .checkpoints
+            .newest()
+            .filter(|newest| newest.decree == self.low)
+            .cloned();
+        // The votes are those above the low that is stored; a newer certificate that is not yet stored waits.
+        let report = Report {
+            regency,
+            low: low.or_else(|| self.stored_low.clone()),
+            votes,
+        };
+        let me = Party::Node(self.me);
+        let report = if crash_only {
+            Signed {
+                signer: me,
+                content: report,
+                signature: Signature([0; 64]),
+            }
+        } else {
+            self.identity
+                .signing()
+                .sign(&self.scope, me, report)
+                .into_signed()
+        };
+        self.recorded.0 += 1;
+        step.fx.store(
+            self.recorded,
+            &Record::Promise {
+                proof: &self.proof,
+                report: &report,
+            },
+        );
+        self.hold(Say::Report(Box::new(report)), step);
+    }
+
+    pub(super) fn say_report(&mut self, report: Box<Signed<Report>>, step: &mut Step<'_>) {
+        if report.content.regency != self.regency {
+            return;
+        }
+        self.own_report = Some(report.clone());
+        let leader = self.configuration.leader(self.regency);
+        if leader == self.me {
+            // An own report that does not check would be a defect of this node, not of a peer.
+            let taken = self.take_report(self.me, *report, step);
+            assert!(taken.is_ok(), "the own report is valid: {taken:?}");
+        } else {
+            step.fx
+                .send(To::Nodes(NodeSet::one(leader)), &Message::Report(report));
+        }
+    }
+
+    pub(super) fn take_gather(
+        &mut self,
+        from: NodeId,
+        regency: Regency,
+        proof: ProofOfLeadership,
+        step: &mut Step<'_>,
+    ) -> Result<(), Refusal> {
+        if self.configuration.leader(regency) != from {
+            return Err(Refusal::NotLeader);
+        }
+        if regency > self.regency {
+            if !self.crash_only() && self.examiner.proof(&proof)? < regency {
+                return Err(Refusal::BadProof);
+            }
+            self.enter(regency, proof, step);
+            return Ok(());
+        }
+        if regency == self.regency {
+            if let Some(report) = self.own_report.clone() {
+                step.fx
+                    .send(To::Nodes(NodeSet::one(from)), &Message::Report(report));
+            }
+            return Ok(());
+        }
+        self.deny(from, step);
+        Err(Refusal::OldRegency)
+    }
+
+    /// Tells a node that it is behind, at most once per T0/4.
+    pub(super) fn deny(&mut self, node: NodeId, step: &mut Step<'_>) {
+        if self.peers.may_answer(node, step.now, self.tuning.t0) {
+            if self.crash_only() {
+                self.tell_status(NodeSet::one(node), step);
+            } else {
+                step.fx.send(
+                    To::Nodes(NodeSet::one(node)),
+                    &Message::Denied(self.proof.clone()),
+                );
+            }
+        }
+    }
+
+    // Leading.
+
+    pub(super) fn take_report(
+        &mut self,
+        from: NodeId,
+        report: Signed<Report>,
+        step: &mut Step<'_>,
+    ) -> Result<(), Refusal> {
+        let quorums = *self.configuration.quorums();
+        let Lead::Gathering(gathering) = &mut self.lead else {
+            return Ok(());
+        };
+        if report.signer != Party::Node(from) || !self.configuration.acceptors().contains(from) {
+            return Err(Refusal::Role);
+        }
+        if report.content.regency != gathering.regency {
+            return Err(Refusal::BadReport);
+        }
+        if !gathering.wants(from) {
+            return Ok(());
+        }
+        let report = self
+            .examiner
+            .report(report, gathering.regency, &self.checkpoints)?;
+        if gathering.take(from, report, quorums.report) {
+            let plan = Plan::of(
+                &quorums,
+                self.configuration.limits().window,
+                &gathering.voucher(),
+            );
+            let low = plan.low.clone();
+            gathering.fix(plan);
+            if let Some(certificate) = low {
+                self.take_certificate(certificate, step)?;
+            }
+            self.gather_bodies(step);
+        }
+        Ok(())
+    }
+
+    /// Takes the bodies that it holds itself and asks for those that it lacks.
+    fn gather_bodies(&mut self, step: &mut Step<'_>) {
+        let Lead::Gathering(gathering) = &self.lead else {
+            return;
+        };
+        for (decree, value, holders) in gathering.lacking() {
+            let held = self.held_body(decree, value).cloned();
+            let Lead::Gathering(gathering) = &mut self.lead else {
+                return;
+            };
+            match held {
+                Some(batch) => gathering.keep(decree, batch),
+                None => step.fx.send(
+                    To::Nodes(holders.minus(NodeSet::one(self.me))),
+                    &Message::Fetch { decree, value },
+                ),
+            }
+        }
+        self.lead_if_ready(step);
+    }
+
+    fn gather_again(&mut self, step: &mut Step<'_>) {
+        let t0 = self.tuning.t0;
+        let Lead::Gathering(gathering) = &mut self.lead else {
+            return;
+        };
+        if gathering.again_at > step.now {
+            return;
+        }
+        gathering.times = gathering.times.saturating_add(1);
+        gathering.again_at = step.now + retransmission(t0, gathering.times);
+        step.fx.observe(Event::SentAgain(Again::Gather));
+        if gathering.plan().is_some() {
+            self.gather_bodies(step);
+            return;
+        }
+        let message = Message::Gather {
+            regency: gathering.regency,
+            proof: self.proof.clone(),
+        };
+        let acceptors = self.configuration.acceptors().minus(NodeSet::one(self.me));
+        step.fx.send(To::Nodes(acceptors), &message);
+    }
+
+    /// Whether a body that arrived is one that a new leader waits for; if so it takes it.
+    pub(super) fn gathered_body(&mut self, decree: Decree, batch: &Batch, step: &mut Step<'_>) {
+        if let Lead::Gathering(gathering) = &mut self.lead
+            && gathering.lacks(decree, batch.value())
+        {
+            gathering.keep(decree, batch.clone());
+            self.lead_if_ready(step);
+        }
+    }
+
+    /// Shows the voucher and proposes what the plan says, once everything that is bound is held.
+    pub(super) fn lead_if_ready(&mut self, step: &mut Step<'_>) {
+        let Lead::Gathering(gathering) = &self.lead else {
+            return;
+        };
+        let Some(plan) = gathering.plan() else { return };
+        if self.low < plan.base() || !gathering.lacking().is_empty() {
+            return;
+        }
+        let Lead::Gathering(gathering) = std::mem::replace(&mut self.lead, Lead::Leading) else {
+            unreachable!("it was gathering a line ago")
+        };
+        let plan = gathering.plan().expect("it was there a line ago").clone();
+        if !self.crash_only() {
+            let voucher = gathering
+                .voucher()
+                .iter()
+                .map(CheckedReport::signed)
+                .cloned()
+                .collect();
+            let shown = NewRegency {
+                regency: self.regency,
+                proof: self.proof.clone(),
+                voucher,
+            };
+            self.recorded.0 += 1;
+            step.fx.store(self.recorded, &Record::NewRegency(&shown));
+            self.hold(Say::NewRegency(Arc::new(shown), plan.clone()), step);
+        }
+        let noop = Batch::noop(&self.scope);
+        for decree in (self.low.max(plan.base()).0 + 1..=plan.top.0).map(Decree) {
+            let batch = gathering.body(decree).unwrap_or(&noop).clone();
+            if let Some(proposer) = &mut self.proposer {
+                proposer.recover(decree, batch.clone());
+            }
+            self.log_proposal(decree, batch, step);
+        }
+        if let Some(proposer) = &mut self.proposer {
+            proposer.begin(plan.top.max(self.low));
+        }
+        self.propose_next(step);
+    }
+
+    pub(super) fn say_new_regency(
+        &mut self,
+        shown: Arc<NewRegency>,
+        plan: Plan,
+        step: &mut Step<'_>,
+    ) {
+        if shown.regency != self.regency {
+            return;
+        }
+        let acceptors = self.configuration.acceptors().minus(NodeSet::one(self.me));
+        step.fx.send(
+            To::Nodes(acceptors),
+            &Message::NewRegency(Box::new((*shown).clone())),
+        );
+        self.shown = Some(shown);
+        if let Some(acceptor) = &mut self.acceptor {
+            acceptor.adopt(plan);
+        }
+    }
+
+    // Following a new leader.
+
+    pub(super) fn take_new_regency(
+        &mut self,
+        shown: NewRegency,
+        step: &mut Step<'_>,
+    ) -> Result<(), Refusal> {
+        let held = self
+            .acceptor
+            .as_ref()
+            .is_none_or(crate::acceptor::Acceptor::plan_held);
+        if shown.regency < self.regency || (shown.regency == self.regency && held) {
+            return Ok(());
+        }
+        let plan = self.examiner.new_regency(&shown, &self.checkpoints)?;
+        if shown.regency > self.regency {
+            self.enter(shown.regency, shown.proof.clone(), step);
+        }
+        if let Some(certificate) = plan.low.clone() {
+            self.take_certificate(certificate, step)?;
+        }
+        self.shown = Some(Arc::new(shown));
+        if let Some(acceptor) = &mut self.acceptor {
+            acceptor.adopt(plan);
+        }
+        self.replay_kept(step);
+        Ok(())
+    }
+
+    /// Looks again at the proposals that came before the plan.
+    fn replay_kept(&mut self, step: &mut Step<'_>) {
+        let leader = self.configuration.leader(self.regency);
+        let decrees: Vec<Decree> = self.kept.decrees().collect();
+        for decree in decrees {
+            let kept = self.kept.get_mut(decree).and_then(|slot| slot.0.take());
+            if let Some((regency, value, body)) = kept
+                && regency == self.regency
+            {
+                let proposal = Proposal {
+                    regency,
+                    decree,
+                    value,
+                    body,
+                };
+                if let Err(why) = self.propose(leader, proposal, step) {
+                    step.fx.observe(Event::Refused {
+                        from: Party::Node(leader),
+                        why,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Keeps a proposal of a regency whose plan is not held, and asks its sender for what is missing.
+    pub(super) fn keep_proposal(&mut self, from: NodeId, proposal: Proposal, step: &mut Step<'_>) {
+        if let Some(slot) = self.kept.get_mut(proposal.decree)
+            && slot
+                .0
+                .as_ref()
+                .is_none_or(|(regency, _, _)| *regency < proposal.regency)
+        {
+            slot.0 = Some((proposal.regency, proposal.value, proposal.body));
+        }
+        if self.peers.may_answer(from, step.now, self.tuning.t0) {
+            self.tell_status(NodeSet::one(from), step);
+        }
+    }
+}
