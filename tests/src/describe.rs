@@ -158,6 +158,13 @@ pub fn record(record: &Record<'_>) -> String {
         } => format!("Vote r{regency} d{decree} {}", short(batch.value())),
         Record::Learned { decree, batch } => format!("Learned d{decree} {}", short(batch.value())),
         Record::Low(certificate) => format!("Low {}", certificate.decree),
+        Record::Promise { report, .. } => format!(
+            "Promise r{} with {} votes",
+            report.content.regency,
+            report.content.votes.len()
+        ),
+        Record::NewRegency(shown) => format!("NewRegency r{}", shown.regency),
+        Record::RegencyVote(vote) => format!("RegencyVote r{}", vote.content.regency),
     }
 }
 
@@ -181,6 +188,8 @@ pub fn event(event: &Event) -> String {
             path,
         } => format!("learned d{decree} {} by {path:?}", short(*value)),
         Event::Low { decree } => format!("low {decree}"),
+        Event::Regency { regency } => format!("entered r{regency}"),
+        Event::Suspected { regency } => format!("suspects, wants r{regency}"),
         Event::Refused { from, why } => {
             let from = match from {
                 twostep_engine::types::Party::Node(node) => format!("n{}", node.0),

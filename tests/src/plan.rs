@@ -23,6 +23,9 @@ pub struct SimOptions {
     pub f: usize,
     /// Draw every seed on this topology; `None` draws the topology as well.
     pub topology: Option<Topology>,
+    /// Let the leader of regency 0 stop as well. Only where proposers learn: others cannot tell yet when a
+    /// request was executed, and so suspect nobody.
+    pub leader_stops: bool,
 }
 
 impl Default for SimOptions {
@@ -31,6 +34,7 @@ impl Default for SimOptions {
             model: FaultModel::Fab,
             f: 1,
             topology: None,
+            leader_stops: false,
         }
     }
 }
@@ -269,7 +273,7 @@ fn faults(
     let id = |node: usize| NodeId(u16::try_from(node).expect("a configuration has few nodes"));
     let mut faults = Vec::new();
     if random.chance(700) {
-        for node in victims(random, options.f, &roles) {
+        for node in victims(random, options, &roles) {
             let fate = *random.pick(&[Fate::Kept, Fate::TailLost, Fate::AllLost]);
             let rejoin_after = random
                 .chance(400)
@@ -317,18 +321,20 @@ fn faults(
     faults
 }
 
-/// Up to f acceptors and up to f learners, never the leader of regency 0: changing it is the next issue.
+/// Up to f acceptors and up to f learners; the leader of regency 0 only if asked for.
 /// A proposer may stop as well where it has no other role: it is not needed.
 fn victims(
     random: &mut Random,
-    f: usize,
+    options: &SimOptions,
     roles: &[twostep_engine::configuration::Roles],
 ) -> Vec<usize> {
+    let f = options.f;
     let leader = roles
         .iter()
         .position(|roles| roles.proposer)
         .expect("there is a proposer");
-    let mut candidates: Vec<usize> = (0..roles.len()).filter(|node| *node != leader).collect();
+    let spared = |node: &usize| *node == leader && !(options.leader_stops && roles[leader].learner);
+    let mut candidates: Vec<usize> = (0..roles.len()).filter(|node| !spared(node)).collect();
     let order = random.draw(&mut candidates, roles.len());
     let (mut acceptors, mut learners, mut proposers) = (0, 0, 0);
     let mut victims = Vec::new();
@@ -375,6 +381,7 @@ mod tests {
                     model,
                     f: 1 + usize::try_from(seed % 3).unwrap(),
                     topology: None,
+                    leader_stops: false,
                 };
                 let plan = Plan::draw(&options, seed);
                 assert!((8..=256).contains(&plan.limits.window));

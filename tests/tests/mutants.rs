@@ -24,6 +24,7 @@ fn is_found(model: FaultModel, cast: &dyn Cast, expected: &str) {
         model,
         f: 1,
         topology: None,
+        leader_stops: false,
     };
     for seed in 0..SEEDS {
         let plan = Plan::draw(&options, seed);
@@ -284,6 +285,7 @@ fn a_learner_that_delivers_another_order_is_found() {
         model: FaultModel::Crash,
         f: 1,
         topology: Some(twostep_tests::topology::Topology::Shared),
+        leader_stops: false,
     };
     let violation = run_plan(Plan::draw(&options, 1), 1, &cast)
         .violation
@@ -397,6 +399,7 @@ fn acceptors_that_vote_twice_are_found() {
         model: FaultModel::Fab,
         f: 1,
         topology: None,
+        leader_stops: false,
     };
     let cast = Equivocation {
         acceptors_check: false,
@@ -413,6 +416,7 @@ fn acceptors_that_vote_once_bear_a_two_faced_leader() {
         model: FaultModel::Fab,
         f: 1,
         topology: None,
+        leader_stops: false,
     };
     let cast = Equivocation {
         acceptors_check: true,

@@ -5,14 +5,40 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use twostep_engine::quorum::FaultModel;
 use twostep_tests::plan::{CHECKPOINTS_MIN, OPERATIONS_MIN, SimOptions};
 use twostep_tests::runner::{SimReport, run_range, run_seed};
+use twostep_tests::topology::Topology;
 
 fn swarm(model: FaultModel, f: usize, first: u64, count: u64) -> SimReport {
-    let options = SimOptions {
-        model,
-        f,
-        topology: None,
-    };
-    let report = run_range(&options, first..first + count, |_| true);
+    let topology = None;
+    checked(
+        &SimOptions {
+            model,
+            f,
+            topology,
+            leader_stops: false,
+        },
+        first,
+        count,
+    )
+}
+
+/// The same, and the first leader may be among those that stop.
+fn swarm_without_its_leader(model: FaultModel, f: usize, first: u64, count: u64) -> SimReport {
+    let topology = Some(Topology::Shared);
+    checked(
+        &SimOptions {
+            model,
+            f,
+            topology,
+            leader_stops: true,
+        },
+        first,
+        count,
+    )
+}
+
+fn checked(options: &SimOptions, first: u64, count: u64) -> SimReport {
+    let SimOptions { model, f, .. } = *options;
+    let report = run_range(options, first..first + count, |_| true);
     let replay = format!("twostep sim --mode {model} --f {f} --trace --seed");
     for failure in &report.failures {
         let what = failure.violation.as_ref().or(failure.stall.as_ref());
@@ -41,6 +67,12 @@ fn fixed_seeds_are_clean_in_mode_crash() {
 }
 
 #[test]
+fn the_order_goes_on_under_another_leader() {
+    swarm_without_its_leader(FaultModel::Fab, 1, 0, 25);
+    swarm_without_its_leader(FaultModel::Crash, 1, 0, 40);
+}
+
+#[test]
 fn fresh_seeds_are_clean() {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -58,6 +90,7 @@ fn the_same_seed_is_the_same_run() {
             model,
             f: 1,
             topology: None,
+            leader_stops: false,
         };
         assert_eq!(run_seed(&options, 11), run_seed(&options, 11));
         assert_ne!(run_seed(&options, 11).trace, run_seed(&options, 12).trace);

@@ -40,6 +40,10 @@ pub struct SimArgs {
     /// Where the roles are; drawn from the seed if not given
     #[arg(long, value_enum)]
     topology: Option<TopologyFlag>,
+
+    /// Let the first leader stop as well, so that another proposer must take over
+    #[arg(long)]
+    leader_stops: bool,
     /// Print the report as a last line of JSON
     #[arg(long)]
     json: bool,
@@ -77,6 +81,7 @@ pub fn run(args: &SimArgs) -> Result<ExitCode> {
             TopologyFlag::Shared => Topology::Shared,
             TopologyFlag::Separate => Topology::Separate,
         }),
+        leader_stops: args.leader_stops,
     };
     match args.seed {
         Some(seed) => one(args, &options, seed),

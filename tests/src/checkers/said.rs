@@ -19,6 +19,9 @@ enum Kept {
     Vote(Regency, Decree, Value),
     Learned(Decree),
     Low(Decree),
+    Promise(Regency),
+    /// Judged by what is said only.
+    Other,
 }
 
 /// One node, seen from outside.
@@ -96,6 +99,8 @@ impl SaidChecker {
             } => Kept::Vote(*regency, *decree, batch.value()),
             Record::Learned { decree, .. } => Kept::Learned(*decree),
             Record::Low(certificate) => Kept::Low(certificate.decree),
+            Record::Promise { report, .. } => Kept::Promise(report.content.regency),
+            Record::NewRegency(_) | Record::RegencyVote(_) => Kept::Other,
         };
         self.node(node).pending.push_back((seq, kept));
     }
@@ -116,6 +121,8 @@ impl SaidChecker {
                 }
                 Kept::Vote(regency, decree, value) => self.vote(node, regency, decree, value)?,
                 Kept::Learned(decree) => self.node(node).learn(decree),
+                Kept::Promise(regency) => self.promise(node, regency),
+                Kept::Other => {}
                 Kept::Low(decree) => {
                     let low = &mut self.node(node).low;
                     *low = (*low).max(decree);
