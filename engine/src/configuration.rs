@@ -75,12 +75,18 @@ pub struct Limits {
     pub session_decrees: u64,
     /// The most sessions that are open at once; the longest idle one makes room.
     pub sessions_max: u32,
+    /// The most sessions that one client has open at once; its own longest idle one makes room, so that no client
+    /// closes the sessions of another. At most `sessions_max`.
+    pub sessions_per_client_max: u32,
     /// The largest body of a batch. Bytes.
     pub body_bytes_max: u32,
     /// The largest operation of one request. Bytes.
     pub request_bytes_max: u32,
     /// The largest reply of one request. Bytes.
     pub reply_bytes_max: u32,
+    /// The most bytes of replies that one decree, or one look-up for a retry, sends in full; of the rest only
+    /// digests are sent, where these are shorter, and a retry fetches the reply. At least 64 more than `reply_bytes_max`. Bytes.
+    pub decree_reply_bytes_max: u32,
     /// The most bytes of replies that a session keeps for repeats; beyond it only their digests. Bytes.
     pub session_reply_bytes_max: u32,
     /// The most bytes of replies that all sessions together keep. Bytes.
@@ -95,9 +101,11 @@ impl Default for Limits {
             snapshot_every: 16_384,
             session_decrees: 1 << 22,
             sessions_max: 65_536,
+            sessions_per_client_max: 4096,
             body_bytes_max: 1 << 20,
             request_bytes_max: 256 << 10,
             reply_bytes_max: 64 << 10,
+            decree_reply_bytes_max: 1 << 20,
             session_reply_bytes_max: 256 << 10,
             reply_bytes_total_max: 1 << 30,
         }
@@ -353,8 +361,20 @@ fn check_limits(
             limits.request_bytes_max, limits.body_bytes_max
         ));
     }
+    if limits.decree_reply_bytes_max < limits.reply_bytes_max.saturating_add(64) {
+        return wrong(format!(
+            "decree_reply_bytes_max {} has no room for the largest reply: raise it to at least reply_bytes_max {} + 64",
+            limits.decree_reply_bytes_max, limits.reply_bytes_max
+        ));
+    }
     if limits.sessions_max == 0 || limits.session_decrees == 0 {
         return wrong("sessions_max and session_decrees must be at least 1".to_owned());
+    }
+    let (share, sessions) = (limits.sessions_per_client_max, limits.sessions_max);
+    if share == 0 || share > sessions {
+        return wrong(format!(
+            "sessions_per_client_max {share} must be between 1 and sessions_max {sessions}"
+        ));
     }
     if admission == Admission::Link && model != FaultModel::Crash {
         return wrong("admission \"link\" trusts the leader with clients' requests, which only mode crash may".to_owned());
@@ -391,9 +411,11 @@ fn cluster_id(
         limits.snapshot_every,
         limits.session_decrees,
         u64::from(limits.sessions_max),
+        u64::from(limits.sessions_per_client_max),
         u64::from(limits.body_bytes_max),
         u64::from(limits.request_bytes_max),
         u64::from(limits.reply_bytes_max),
+        u64::from(limits.decree_reply_bytes_max),
         u64::from(limits.session_reply_bytes_max),
         limits.reply_bytes_total_max,
     ];

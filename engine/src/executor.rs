@@ -11,16 +11,22 @@
 //!
 //! A reply above the configuration's `reply_bytes_max` is not sent: the operation was executed and cannot be
 //! undone, so the client is told `ExecutedReplyGone`, now and on every repeat.
+//!
+//! *Bounds.* Small requests may have large replies, and a duplicate costs its client nothing. So once the entries of
+//! a decree would exceed `decree_reply_bytes_max`, the replies of the rest are sent as digests, wherever these are
+//! shorter. The session table keeps such a reply all the same: the client's retry fetches it. A look-up for a retry
+//! ends at the same bound; what it leaves out is asked for again.
 
 use twostep_crypto::{Context as DigestContext, Scope};
 
 use crate::batch::{Batch, Bundle, Request, RequestKind};
 use crate::configuration::Configuration;
 use crate::machine::Replies;
-use crate::message::{Outcome, Reply};
+use crate::message::{Outcome, Reply, reply_digest};
 use crate::session::{SessionTable, Verdict};
 use crate::state_machine::{Context, StateMachine};
 use crate::types::{ClientId, Decree, Digest, SessionId};
+use crate::wire::reply_bytes;
 
 /// What the execution of one decree gave; [`crate::machine::Input::Executed`] takes it.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +44,7 @@ pub struct Executor<S: StateMachine> {
     sessions: SessionTable,
     scope: Scope,
     reply_bytes_max: usize,
+    decree_reply_bytes_max: usize,
     duplicates: Duplicates,
     executed: Decree,
     results: Digest,
@@ -63,6 +70,7 @@ impl<S: StateMachine> Executor<S> {
             sessions: SessionTable::new(configuration.limits()),
             scope: configuration.scope(),
             reply_bytes_max: configuration.limits().reply_bytes_max as usize,
+            decree_reply_bytes_max: configuration.limits().decree_reply_bytes_max as usize,
             duplicates: Duplicates::Suppressed,
             executed: Decree::NONE,
             results: Digest::ZERO,
@@ -120,50 +128,40 @@ impl<S: StateMachine> Executor<S> {
         }
     }
 
-    /// Answers those requests of a retried bundle that were executed already, as they were answered then; none
-    /// if there is no such request. Changes nothing that is replicated.
+    /// Answers those requests of a retried bundle that were executed already, with the reply in full; none
+    /// if there is no such request. Changes nothing that is replicated. It answers from the front, at most
+    /// `decree_reply_bytes_max`: the client asks for the rest again.
     pub fn lookup(&mut self, bundle: &Bundle) -> Option<&Replies> {
         self.found.clear();
         let view = bundle.view();
         for request in view.requests() {
-            let Request {
+            let Request { session, seq, .. } = request;
+            let found = match request.kind {
+                RequestKind::Open => self
+                    .sessions
+                    .opened(view.client, seq)
+                    .map(|id| (id.decree, Outcome::Opened(id))),
+                RequestKind::Operation => {
+                    let digest = self
+                        .scope
+                        .digest(DigestContext::Operation, request.operation);
+                    self.sessions.recall(view.client, session, seq, &digest)
+                }
+            };
+            let Some((decree, outcome)) = found else {
+                continue;
+            };
+            let reply = Reply {
                 session,
                 seq,
-                operation,
-                ..
-            } = request;
-            match request.kind {
-                RequestKind::Open => {
-                    if let Some(id) = self.sessions.opened(view.client, seq) {
-                        let outcome = Outcome::Opened(id);
-                        self.found.push(
-                            view.client,
-                            &Reply {
-                                session,
-                                seq,
-                                decree: id.decree,
-                                outcome,
-                            },
-                        );
-                    }
-                }
-                RequestKind::Operation => {
-                    let digest = self.scope.digest(DigestContext::Operation, operation);
-                    if let Some((decree, outcome)) =
-                        self.sessions.recall(view.client, session, seq, &digest)
-                    {
-                        self.found.push(
-                            view.client,
-                            &Reply {
-                                session,
-                                seq,
-                                decree,
-                                outcome,
-                            },
-                        );
-                    }
-                }
+                decree,
+                outcome,
+            };
+            let len = self.found.bytes().len() + reply_bytes(&reply);
+            if len > self.decree_reply_bytes_max {
+                break;
             }
+            self.found.push(view.client, &reply);
         }
         (!self.found.bytes().is_empty()).then_some(&self.found)
     }
@@ -228,7 +226,7 @@ impl<S: StateMachine> Executor<S> {
             session,
             seq,
         };
-        if self.duplicates == Duplicates::Executed {
+        let (decree, outcome) = if self.duplicates == Duplicates::Executed {
             let outcome = run(
                 &mut self.machine,
                 &context,
@@ -236,47 +234,43 @@ impl<S: StateMachine> Executor<S> {
                 &mut self.reply,
                 self.reply_bytes_max,
             );
-            self.replies.push(
-                client,
-                &Reply {
-                    session,
-                    seq,
-                    decree,
-                    outcome,
-                },
-            );
-            return;
-        }
-        let digest = self.scope.digest(DigestContext::Operation, operation);
-        let (decree, outcome) = match self.sessions.judge(client, session, seq, &digest) {
-            Verdict::Execute(ticket) => {
-                let outcome = run(
-                    &mut self.machine,
-                    &context,
-                    operation,
-                    &mut self.reply,
-                    self.reply_bytes_max,
-                );
-                let kept = if let Outcome::Executed(reply) = outcome {
-                    Some(reply)
-                } else {
-                    None
-                };
-                self.sessions.record(ticket, decree, &digest, kept);
-                (decree, outcome)
+            (decree, outcome)
+        } else {
+            let digest = self.scope.digest(DigestContext::Operation, operation);
+            match self.sessions.judge(client, session, seq, &digest) {
+                Verdict::Execute(ticket) => {
+                    let outcome = run(
+                        &mut self.machine,
+                        &context,
+                        operation,
+                        &mut self.reply,
+                        self.reply_bytes_max,
+                    );
+                    let kept = if let Outcome::Executed(reply) = outcome {
+                        Some(reply)
+                    } else {
+                        None
+                    };
+                    self.sessions.record(ticket, decree, &digest, kept);
+                    (decree, outcome)
+                }
+                Verdict::Repeat { decree, outcome } => (decree, outcome),
+                Verdict::Refuse(outcome) => (decree, outcome),
             }
-            Verdict::Repeat { decree, outcome } => (decree, outcome),
-            Verdict::Refuse(outcome) => (decree, outcome),
         };
-        self.replies.push(
-            client,
-            &Reply {
-                session,
-                seq,
-                decree,
-                outcome,
-            },
-        );
+        let mut reply = Reply {
+            session,
+            seq,
+            decree,
+            outcome,
+        };
+        if let Outcome::Executed(bytes) = outcome
+            && bytes.len() > size_of::<Digest>()
+            && self.replies.bytes().len() + reply_bytes(&reply) > self.decree_reply_bytes_max
+        {
+            reply.outcome = Outcome::ExecutedDigest(reply_digest(&self.scope, bytes));
+        }
+        self.replies.push(client, &reply);
     }
 }
 

@@ -327,8 +327,13 @@ impl Refusal {
     }
 }
 
+/// How much memory [`Replies`] keep when they are cleared. Bytes, and groups of 24 bytes.
+const REPLIES_KEPT_BYTES: usize = 1 << 20;
+const REPLIES_KEPT_GROUPS: usize = 1 << 14;
+
 /// What became of the requests of one decree, in their order: entries in wire form, grouped by client.
-/// Reused from decree to decree, so it allocates nothing once warm.
+/// Reused from decree to decree, so it allocates nothing once warm; what an unusual decree needed beyond a
+/// megabyte is given back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Replies {
     groups: Vec<(ClientId, usize)>,
@@ -336,10 +341,12 @@ pub struct Replies {
 }
 
 impl Replies {
-    /// Forgets everything.
+    /// Forgets everything, and gives memory above what is usual back.
     pub fn clear(&mut self) {
         self.groups.clear();
+        self.groups.shrink_to(REPLIES_KEPT_GROUPS);
         self.bytes.clear();
+        self.bytes.shrink_to(REPLIES_KEPT_BYTES);
     }
 
     /// Adds one entry for `client`; entries of one client in a row form a group.
@@ -381,4 +388,26 @@ pub fn earlier(one: Option<Time>, other: Option<Time>) -> Option<Time> {
 #[must_use]
 pub fn retransmission(t0: Duration, times: u32) -> Duration {
     (t0 / 4).saturating_mul(1 << times.min(2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Outcome, Reply};
+    use crate::types::{Seq, SessionId};
+
+    #[test]
+    fn an_unusual_decree_keeps_no_memory() {
+        let mut replies = Replies::default();
+        let large = vec![0; 4 * REPLIES_KEPT_BYTES];
+        let reply = Reply {
+            session: SessionId::NONE,
+            seq: Seq(1),
+            decree: Decree(1),
+            outcome: Outcome::Executed(&large),
+        };
+        replies.push(ClientId([1; 16]), &reply);
+        replies.clear();
+        assert!(replies.bytes.capacity() < 2 * REPLIES_KEPT_BYTES);
+    }
 }

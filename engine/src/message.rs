@@ -24,7 +24,7 @@
 //! A [`Message`] borrows the receive buffer for its small parts; a body is a counted handle to pooled memory.
 
 use thiserror::Error;
-use twostep_crypto::{Context, Signable, Signature, Signed};
+use twostep_crypto::{Context, Scope, Signable, Signature, Signed};
 use twostep_net::pool::Body;
 
 use crate::types::{Decree, Digest, NodeId, Regency, Seq, SessionId, Value};
@@ -300,7 +300,7 @@ impl<'a> Values<'a> {
 pub enum Outcome<'a> {
     /// It was executed; this is the reply.
     Executed(&'a [u8]),
-    /// It was executed; this is the digest of the reply, which another learner sends in full.
+    /// It was executed; this is the [`reply_digest`] of the reply, which another learner or a retry sends in full.
     ExecutedDigest(Digest),
     /// The Open made this session.
     Opened(SessionId),
@@ -314,6 +314,12 @@ pub enum Outcome<'a> {
     SessionLapsed,
     /// It was executed, but the reply is no longer kept.
     ExecutedReplyGone,
+}
+
+/// The digest that stands for a reply in [`Outcome::ExecutedDigest`].
+#[must_use]
+pub fn reply_digest(scope: &Scope, reply: &[u8]) -> Digest {
+    scope.digest(Context::Reply, reply)
 }
 
 /// One entry of `Replies`.

@@ -5,9 +5,8 @@ use twostep_net::pool::Pool;
 
 use super::*;
 use crate::batch::{Authenticator, Bundle, BundleClaim};
-use crate::client::tally::reply_digest;
 use crate::configuration::{Limits, Member, Roles};
-use crate::message::ReplyEntries;
+use crate::message::{ReplyEntries, reply_digest};
 use crate::quorum::FaultModel;
 use crate::types::{Decree, Digest};
 use crate::wire::write_reply;
@@ -382,6 +381,8 @@ fn digests_and_one_full_reply_complete() {
     bed.says(0, SESSION, seq, 9, Outcome::ExecutedDigest(digest));
     bed.says(1, SESSION, seq, 9, Outcome::ExecutedDigest(digest));
     assert_eq!(bed.ended(), [], "the reply itself is still missing");
+    let again = bed.pass();
+    assert!(again[0].retry, "so that it is asked for");
     bed.executed(3, seq, b"value");
     assert_eq!(
         bed.ended(),

@@ -10,10 +10,10 @@
 //! - A learner that once said "executed" keeps that voice: executed is for ever, while a copy of the request that is
 //!   ordered after the session was dropped is refused as a matter of course.
 
-use twostep_crypto::{Context, Scope};
+use twostep_crypto::Scope;
 
 use super::Rejection;
-use crate::message::{Outcome, Reply};
+use crate::message::{Outcome, Reply, reply_digest};
 use crate::types::{Decree, Digest, NodeId, NodeSet, SessionId};
 
 /// Buffers above this size are given back when a call ends; smaller ones are kept for the next. Bytes.
@@ -190,12 +190,6 @@ impl Verdict {
             Outcome::SessionLapsed => Verdict::Refused(Rejection::SessionLapsed),
         }
     }
-}
-
-/// The digest that stands for a reply in [`Outcome::ExecutedDigest`].
-#[must_use]
-pub(super) fn reply_digest(scope: &Scope, reply: &[u8]) -> Digest {
-    scope.digest(Context::Reply, reply)
 }
 
 #[cfg(test)]

@@ -35,6 +35,7 @@ fn configuration(limits: Limits) -> Configuration {
 fn small() -> Configuration {
     configuration(Limits {
         sessions_max: 4,
+        sessions_per_client_max: 3,
         session_decrees: 5,
         reply_bytes_max: 16,
         ..Limits::default()
@@ -294,6 +295,60 @@ fn lookup_answers_what_was_executed_and_changes_nothing() {
         (state, results)
     );
     assert_eq!(executor.machine().0, 1);
+}
+
+/// Replies of 200 bytes, of which the 520 bytes of a decree hold two.
+fn tight() -> Configuration {
+    configuration(Limits {
+        reply_bytes_max: 240,
+        decree_reply_bytes_max: 520,
+        ..Limits::default()
+    })
+}
+
+#[test]
+fn what_a_decree_cannot_carry_is_answered_by_digest_and_fetched_by_a_retry() {
+    let configuration = tight();
+    let scope = configuration.scope();
+    let mut executor = Executor::new(&configuration, Count::default());
+    let session = id(1, 0);
+    let calls: Vec<Request<'_>> = (1..=64).map(|seq| call(session, seq, &[199])).collect();
+    let requests = [&[open(7)], calls.as_slice()].concat();
+    let executed = executor.execute(Decree(1), &batch(&configuration, &[(ALICE, &requests)]));
+    let full = |number: u64| format!("{number}{}", ".".repeat(199));
+    for (line, number) in lines(executed.replies)[1..].iter().zip(1..) {
+        let digest = reply_digest(&scope, full(number).as_bytes());
+        let expected = match number {
+            1 | 2 => format!("= {}", full(number)),
+            _ => format!("{:?}", Outcome::ExecutedDigest(digest)),
+        };
+        assert_eq!(line.4, expected, "operation {number}");
+    }
+    assert_eq!(executor.machine().0, 64, "all of them are executed");
+
+    // A duplicate costs its client 25 bytes and must not make replies of any length.
+    let duplicates = vec![calls[0]; 1000];
+    let executed = executor.execute(Decree(2), &batch(&configuration, &[(ALICE, &duplicates)]));
+    assert!(executed.replies.bytes().len() < 1000 * 64 + 520);
+
+    let retry = bundle(&configuration, ALICE, &calls[40..]);
+    let found = lines(executor.lookup(&retry).unwrap());
+    let expected = [41, 42].map(|seq| line(session, seq, 1, &format!("= {}", full(seq))));
+    assert_eq!(found, expected, "in full, as much as fits");
+    let repeated = bundle(&configuration, ALICE, &duplicates);
+    assert!(executor.lookup(&repeated).unwrap().bytes().len() <= 520);
+}
+
+#[test]
+fn replies_no_longer_than_their_digest_are_always_sent() {
+    let configuration = tight();
+    let mut executor = Executor::new(&configuration, Count::default());
+    let session = id(1, 0);
+    let calls = (1..=64).map(|seq| call(session, seq, b""));
+    let requests: Vec<_> = std::iter::once(open(7)).chain(calls).collect();
+    let executed = executor.execute(Decree(1), &batch(&configuration, &[(ALICE, &requests)]));
+    assert!(executed.replies.bytes().len() > 520);
+    assert_eq!(lines(executed.replies)[64].4, "= 64");
 }
 
 #[test]

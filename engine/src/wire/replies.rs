@@ -47,6 +47,22 @@ pub fn write_reply(reply: &Reply<'_>, out: &mut Vec<u8>) {
     }
 }
 
+/// How many bytes [`write_reply`] appends.
+#[must_use]
+pub fn reply_bytes(reply: &Reply<'_>) -> usize {
+    let payload = match reply.outcome {
+        Outcome::Executed(bytes) => 4 + bytes.len(),
+        Outcome::ExecutedDigest(digest) => digest.0.len(),
+        Outcome::Opened(_) => 8 + 4,
+        Outcome::Stale
+        | Outcome::TooFar
+        | Outcome::SeqReused
+        | Outcome::SessionLapsed
+        | Outcome::ExecutedReplyGone => 0,
+    };
+    ENTRY_HEADER + payload
+}
+
 /// Reads entries until the bytes end or are wrong: an error is the last item.
 pub fn read_replies(bytes: &[u8]) -> impl Iterator<Item = Result<Reply<'_>, WireError>> + use<'_> {
     let mut reader = Reader::new(bytes);
