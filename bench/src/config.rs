@@ -64,10 +64,10 @@ impl LoadConfig {
     /// What contradicts itself or the cluster, in words.
     pub(crate) fn check(&self) -> Result<(), String> {
         let limits = self.setup.configuration.limits();
-        if self.sessions == 0 || self.sessions > limits.sessions_max {
+        if self.sessions == 0 || self.sessions > limits.sessions_per_client_max {
             return Err(format!(
-                "{} clients: expected 1 to {}, the cluster's sessions_max",
-                self.sessions, limits.sessions_max
+                "{} clients: expected 1 to {}, the cluster's sessions_per_client_max",
+                self.sessions, limits.sessions_per_client_max
             ));
         }
         if self.pipeline == 0 || self.pipeline > PIPELINE_MAX {

@@ -27,6 +27,9 @@ use crate::types::{ClientId, Decree, Digest, Party, Seq, SessionId, Value};
 /// The length of one tag of an authenticator.
 pub const TAG_BYTES: usize = 16;
 
+/// The most Opens of one bundle. Each of them makes every learner keep a session.
+pub const OPENS_MAX: usize = 64;
+
 const BUNDLE_HEADER: usize = 4 + 1 + 2;
 const CONTENT_HEADER: usize = 16 + 2;
 const REQUEST_HEADER: usize = 1 + 8 + 4 + 8 + 4;
@@ -172,6 +175,7 @@ impl<'a> BundleView<'a> {
             view.authenticator,
             Authenticator::Signature(_) | Authenticator::None
         );
+        let mut opens = 0;
         for _ in 0..view.count {
             let request = requests.request()?;
             let (found, limit) = (request.operation.len(), limits.request_bytes_max as usize);
@@ -183,9 +187,19 @@ impl<'a> BundleView<'a> {
                 });
             }
             let bare = request.session == SessionId::NONE && request.operation.is_empty();
-            if request.kind == RequestKind::Open && !(signed && bare) {
-                return Err(Malformed::Open);
+            if request.kind == RequestKind::Open {
+                opens += 1;
+                if !(signed && bare) {
+                    return Err(Malformed::Open);
+                }
             }
+        }
+        if opens > OPENS_MAX {
+            return Err(Malformed::Limit {
+                what: "the number of Opens in a bundle",
+                found: opens,
+                limit: OPENS_MAX,
+            });
         }
         requests.end()?;
         Ok(view)
@@ -458,6 +472,7 @@ fn value_of(scope: &Scope, digests: impl Iterator<Item = Digest>) -> Value {
 pub struct BundleWriter {
     client: ClientId,
     count: u16,
+    opens: usize,
     bytes: Vec<u8>,
 }
 
@@ -468,6 +483,7 @@ impl BundleWriter {
         let mut writer = BundleWriter {
             client,
             count: 0,
+            opens: 0,
             bytes: Vec::new(),
         };
         writer.clear();
@@ -477,6 +493,7 @@ impl BundleWriter {
     /// Forgets what was written.
     pub fn clear(&mut self) {
         self.count = 0;
+        self.opens = 0;
         self.bytes.clear();
         self.bytes.resize(BUNDLE_HEADER, 0);
         self.bytes.extend_from_slice(&self.client.0);
@@ -507,7 +524,8 @@ impl BundleWriter {
         self.count == 0
     }
 
-    /// Adds a request; false, and nothing is added, if the bundle holds the most it can (65,535).
+    /// Adds a request; false, and nothing is added, if the bundle holds the most it can: 65,535 requests, of which
+    /// [`OPENS_MAX`] Opens.
     #[must_use]
     pub fn push(&mut self, request: &Request<'_>) -> bool {
         let (Some(count), Ok(len)) = (
@@ -516,11 +534,13 @@ impl BundleWriter {
         ) else {
             return false;
         };
+        let open = request.kind == RequestKind::Open;
+        if open && self.opens == OPENS_MAX {
+            return false;
+        }
+        self.opens += usize::from(open);
         self.count = count;
-        self.bytes.push(match request.kind {
-            RequestKind::Operation => 0,
-            RequestKind::Open => 1,
-        });
+        self.bytes.push(u8::from(open));
         self.bytes
             .extend_from_slice(&request.session.decree.0.to_le_bytes());
         self.bytes

@@ -13,7 +13,7 @@
 //! | an ordered request | becomes |
 //! |---|---|
 //! | Open with a (client, nonce) that has a session | that session again, with its decree |
-//! | Open, otherwise | a new session; when the table is full the longest idle one makes room |
+//! | Open, otherwise | a new session; the client's longest idle one makes room if it is at its share, else the longest idle one of all if the table is full |
 //! | unknown session, or one of another client | `SessionLapsed` |
 //! | seq 0, or seq ≤ max − 64 | `Stale` |
 //! | seq > max + 64 | `TooFar` |
@@ -21,12 +21,18 @@
 //! | executed before, with another operation | `SeqReused` |
 //! | anything else | is executed |
 //!
-//! *Bounds.* A session that executed nothing in `session_decrees` whole decrees is dropped at the start of the
+//! *Bounds.* A client has at most `sessions_per_client_max` sessions, so that no client closes all sessions of
+//! the others. A session that executed nothing in `session_decrees` whole decrees is dropped at the start of the
 //! next. The longest idle session is the one whose last execution (or Open) lies furthest back in the order, by
 //! decree and then by position in the batch, so there are no ties. Replies that a session keeps stay below
 //! `session_reply_bytes_max`: the replies to its smallest seqs go first. All replies together stay below
 //! `reply_bytes_total_max`: the longest idle session that keeps any gives up all of its own. A request whose
 //! reply is gone is still not executed again; it is answered `ExecutedReplyGone`.
+//!
+//! `reply_bytes_total_max` (1 GiB by default) counts the bytes of kept replies and nothing else, since what is
+//! counted decides what is forgotten and must be equal everywhere. Memory beside it: a session's buffer has up to
+//! half of what it keeps as spare room, and right after replies were forgotten up to four times as much; and
+//! up to 64 entries of 64 bytes per session, 270 MB for 65,536 busy sessions.
 //!
 //! *Cost.* A run of requests of one session finds it at once, another one in O(log sessions). In steady state
 //! nothing is allocated per request: replies live in one buffer per session.
@@ -41,7 +47,7 @@ use crate::message::Outcome;
 use crate::types::{ClientId, Decree, Digest, Seq, SessionId};
 
 use history::{Found, History};
-use recency::Recency;
+use recency::{Ends, Links, Recency};
 
 /// How many seqs below the largest executed one are told apart; also how far ahead of it a client may run.
 pub const SEQS: u64 = history::ENTRIES as u64;
@@ -75,6 +81,7 @@ pub struct Ticket {
 #[derive(Debug)]
 pub struct SessionTable {
     sessions_max: usize,
+    share_max: u32,
     idle_decrees_max: u64,
     session_reply_bytes_max: usize,
     reply_bytes_total_max: u64,
@@ -85,6 +92,12 @@ pub struct SessionTable {
     by_open: BTreeMap<(ClientId, Seq), u32>,
     /// All open sessions by their last execution.
     idle: Recency,
+    /// The same order within each client's own sessions: where the lists begin and end stands in `shares`.
+    own: Links,
+    /// What each client has open, and unused places that `free_shares` lists.
+    shares: Vec<Share>,
+    free_shares: Vec<u32>,
+    share_of: BTreeMap<ClientId, u32>,
     /// Those that keep replies, in the same order.
     keeping: Recency,
     reply_bytes: u64,
@@ -96,10 +109,19 @@ pub struct SessionTable {
 struct Session {
     id: SessionId,
     client: ClientId,
+    /// The place of its client in `shares`.
+    share: u32,
     nonce: Seq,
     /// The decree of the last execution, at first that of the Open.
     active: Decree,
     history: History,
+}
+
+/// The sessions of one client.
+#[derive(Clone, Copy, Debug, Default)]
+struct Share {
+    sessions: u32,
+    ends: Ends,
 }
 
 impl SessionTable {
@@ -108,6 +130,7 @@ impl SessionTable {
     pub fn new(limits: &Limits) -> SessionTable {
         SessionTable {
             sessions_max: limits.sessions_max as usize,
+            share_max: limits.sessions_per_client_max,
             idle_decrees_max: limits.session_decrees,
             session_reply_bytes_max: limits.session_reply_bytes_max as usize,
             reply_bytes_total_max: limits.reply_bytes_total_max,
@@ -116,6 +139,10 @@ impl SessionTable {
             by_id: BTreeMap::new(),
             by_open: BTreeMap::new(),
             idle: Recency::default(),
+            own: Links::default(),
+            shares: Vec::new(),
+            free_shares: Vec::new(),
+            share_of: BTreeMap::new(),
             keeping: Recency::default(),
             reply_bytes: 0,
             last: 0,
@@ -156,16 +183,14 @@ impl SessionTable {
         if let Some(opened) = self.opened(client, nonce) {
             return opened;
         }
-        if self.by_id.len() == self.sessions_max {
-            let slot = self
-                .idle
-                .oldest()
-                .expect("a full table has a longest idle session");
+        if let Some(slot) = self.in_the_way(client) {
             self.close(slot);
         }
+        let share = self.share(client);
         let session = Session {
             id,
             client,
+            share,
             nonce,
             active: id.decree,
             history: History::default(),
@@ -183,7 +208,8 @@ impl SessionTable {
             "a position in the order opens one session"
         );
         self.by_open.insert((client, nonce), slot);
-        self.idle.touch(slot);
+        self.shares[share as usize].sessions += 1;
+        self.touch(slot);
         id
     }
 
@@ -257,7 +283,7 @@ impl SessionTable {
             "a ticket is used before the table changes"
         );
         self.session_mut(slot).active = decree;
-        self.idle.touch(slot);
+        self.touch(slot);
         self.change_history(slot, |history| history.execute(seq, operation, decree));
         let fits = |reply: &&[u8]| {
             reply.len() <= self.session_reply_bytes_max
@@ -293,6 +319,34 @@ impl SessionTable {
         }
     }
 
+    /// The session that must make room for another one of `client`, if one must.
+    fn in_the_way(&self, client: ClientId) -> Option<u32> {
+        let share = self.share_of.get(&client);
+        let share = share.map(|at| self.shares[*at as usize]);
+        match share {
+            Some(share) if share.sessions >= self.share_max => share.ends.oldest(),
+            _ if self.by_id.len() == self.sessions_max => self.idle.oldest(),
+            _ => None,
+        }
+    }
+
+    /// The place of a client in `shares`, a new one if it has none.
+    fn share(&mut self, client: ClientId) -> u32 {
+        *self.share_of.entry(client).or_insert_with(|| {
+            self.free_shares.pop().unwrap_or_else(|| {
+                self.shares.push(Share::default());
+                u32::try_from(self.shares.len() - 1).expect("at most one for each session")
+            })
+        })
+    }
+
+    /// Makes a session the latest used one.
+    fn touch(&mut self, slot: u32) {
+        self.idle.touch(slot);
+        let share = self.session(slot).share;
+        self.own.touch(&mut self.shares[share as usize].ends, slot);
+    }
+
     /// The slot of an open session of this client.
     fn find(&self, client: ClientId, id: SessionId) -> Option<u32> {
         let slot = match self.sessions.get(self.last as usize) {
@@ -319,6 +373,14 @@ impl SessionTable {
     fn close(&mut self, slot: u32) {
         self.change_history(slot, |history| *history = History::default());
         self.idle.remove(slot);
+        let at = self.session(slot).share;
+        let share = &mut self.shares[at as usize];
+        self.own.remove(&mut share.ends, slot);
+        share.sessions -= 1;
+        if share.sessions == 0 {
+            self.share_of.remove(&self.sessions[slot as usize].client);
+            self.free_shares.push(at);
+        }
         let session = self.session_mut(slot);
         let (id, open) = (session.id, (session.client, session.nonce));
         session.id = SessionId::NONE;

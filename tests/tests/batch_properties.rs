@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use twostep_crypto::{Identity, MacKey, Scope};
 use twostep_engine::batch::{
-    Authenticator, Batch, Bundle, BundleWriter, Malformed, Request, RequestKind,
+    Authenticator, Batch, Bundle, BundleWriter, Malformed, OPENS_MAX, Request, RequestKind,
 };
 use twostep_engine::configuration::Limits;
 use twostep_engine::types::{ClientId, ClusterId, Decree, Epoch, Seq, SessionId, Value};
@@ -15,6 +15,8 @@ use twostep_net::pool::{Body, Pool};
 
 /// The lengths of content, kind and authenticator stand in front of the content.
 const CONTENT_AT: usize = 4 + 1 + 2;
+/// A request with an empty operation.
+const REQUEST_BYTES: usize = 1 + 12 + 8 + 4;
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
@@ -202,6 +204,41 @@ fn a_count_that_is_not_the_number_of_requests_is_refused() {
         bytes[CONTENT_AT + 16] = count;
         assert_eq!(parse(&bytes).err(), refused, "a count of {count}");
     }
+}
+
+#[test]
+fn a_bundle_opens_a_bounded_number_of_sessions() {
+    let open = OwnedRequest {
+        kind: RequestKind::Open,
+        session: SessionId::NONE,
+        operation: Vec::new(),
+        ..OwnedRequest::default()
+    };
+    let mut writer = BundleWriter::new(ClientId([1; 16]));
+    while writer.push(&open.view()) {}
+    assert_eq!(writer.count(), OPENS_MAX);
+    assert!(
+        writer.push(&OwnedRequest::default().view()),
+        "operations may follow"
+    );
+    writer.clear();
+    while writer.push(&open.view()) {}
+    let mut bytes = writer.finish_bare(&scope()).to_vec();
+    assert!(parse(&bytes).is_ok());
+
+    // One more by hand: another copy of the last request.
+    let request = bytes[bytes.len() - REQUEST_BYTES..].to_vec();
+    bytes.extend(request);
+    let content_len = u32::try_from(bytes.len() - CONTENT_AT).expect("small");
+    bytes[..4].copy_from_slice(&content_len.to_le_bytes());
+    let count = u16::try_from(OPENS_MAX + 1).expect("small");
+    bytes[CONTENT_AT + 16..CONTENT_AT + 18].copy_from_slice(&count.to_le_bytes());
+    let refused = Malformed::Limit {
+        what: "the number of Opens in a bundle",
+        found: OPENS_MAX + 1,
+        limit: OPENS_MAX,
+    };
+    assert_eq!(parse(&bytes).err(), Some(refused));
 }
 
 #[test]

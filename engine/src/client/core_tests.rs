@@ -751,6 +751,16 @@ fn sessions_are_bounded() {
 }
 
 #[test]
+fn opens_are_split_into_bundles_that_nodes_take() {
+    let mut bed = Bed::new();
+    for token in 0..130 {
+        bed.core.open_session(token, bed.now).unwrap();
+    }
+    assert_eq!(bed.flush().len(), 130);
+    assert_eq!(bed.sink.bundles, 3, "64, 64 and 2");
+}
+
+#[test]
 fn signed_and_link_admission() {
     let mut bed = Bed::with(FaultModel::Fab, Admission::Signed, |_| {});
     let handle = bed.open_one();

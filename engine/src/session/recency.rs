@@ -1,12 +1,54 @@
-//! Slots in the order of their last use: a doubly linked list within a vector, every operation O(1).
+//! Slots in the order of their last use: doubly linked lists within a vector, every operation O(1).
 
 /// No slot.
 const NONE: u32 = u32::MAX;
 
-/// A list of slots from the longest idle to the latest used.
-#[derive(Debug)]
+/// One list of slots from the longest idle to the latest used.
+#[derive(Debug, Default)]
 pub(super) struct Recency {
-    links: Vec<Link>,
+    links: Links,
+    ends: Ends,
+}
+
+impl Recency {
+    /// The slot that was not used for the longest time.
+    pub(super) fn oldest(&self) -> Option<u32> {
+        self.ends.oldest()
+    }
+
+    /// The slot that was used last.
+    pub(super) fn newest(&self) -> Option<u32> {
+        (self.ends.newest != NONE).then_some(self.ends.newest)
+    }
+
+    /// Makes `slot` the latest used one, whether it was listed or not.
+    pub(super) fn touch(&mut self, slot: u32) {
+        self.links.touch(&mut self.ends, slot);
+    }
+
+    /// Takes `slot` out, if it is listed.
+    pub(super) fn remove(&mut self, slot: u32) {
+        self.links.remove(&mut self.ends, slot);
+    }
+
+    /// The slots from the longest idle to the latest used.
+    pub(super) fn iter(&self) -> impl Iterator<Item = u32> {
+        let mut next = self.ends.oldest;
+        std::iter::from_fn(move || {
+            let slot = next;
+            next = self.links.0.get(slot as usize)?.newer;
+            Some(slot)
+        })
+    }
+}
+
+/// The neighbours of every slot, in whichever list it stands; a slot stands in at most one of those that share them.
+#[derive(Debug, Default)]
+pub(super) struct Links(Vec<Link>);
+
+/// Where one list begins and ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ends {
     oldest: u32,
     newest: u32,
 }
@@ -24,52 +66,48 @@ const UNLISTED: Link = Link {
     newer: NONE,
 };
 
-impl Default for Recency {
-    fn default() -> Recency {
-        Recency {
-            links: Vec::new(),
+impl Default for Ends {
+    fn default() -> Ends {
+        Ends {
             oldest: NONE,
             newest: NONE,
         }
     }
 }
 
-impl Recency {
-    /// The slot that was not used for the longest time.
+impl Ends {
+    /// The slot of this list that was not used for the longest time.
     pub(super) fn oldest(&self) -> Option<u32> {
         (self.oldest != NONE).then_some(self.oldest)
     }
+}
 
-    /// The slot that was used last.
-    pub(super) fn newest(&self) -> Option<u32> {
-        (self.newest != NONE).then_some(self.newest)
-    }
-
-    /// Makes `slot` the latest used one, whether it was listed or not.
-    pub(super) fn touch(&mut self, slot: u32) {
-        if self.newest == slot {
+impl Links {
+    /// Makes `slot` the latest used one of the list with these ends, whether it was listed there or nowhere.
+    pub(super) fn touch(&mut self, ends: &mut Ends, slot: u32) {
+        if ends.newest == slot {
             return;
         }
-        self.remove(slot);
+        self.remove(ends, slot);
         let place = slot as usize;
-        if place >= self.links.len() {
-            self.links.resize(place + 1, UNLISTED);
+        if place >= self.0.len() {
+            self.0.resize(place + 1, UNLISTED);
         }
-        self.links[place] = Link {
+        self.0[place] = Link {
             listed: true,
-            older: self.newest,
+            older: ends.newest,
             newer: NONE,
         };
-        match self.newest {
-            NONE => self.oldest = slot,
-            newest => self.links[newest as usize].newer = slot,
+        match ends.newest {
+            NONE => ends.oldest = slot,
+            newest => self.0[newest as usize].newer = slot,
         }
-        self.newest = slot;
+        ends.newest = slot;
     }
 
-    /// Takes `slot` out, if it is listed.
-    pub(super) fn remove(&mut self, slot: u32) {
-        let Some(link) = self.links.get_mut(slot as usize) else {
+    /// Takes `slot` out of the list with these ends, if it is listed.
+    pub(super) fn remove(&mut self, ends: &mut Ends, slot: u32) {
+        let Some(link) = self.0.get_mut(slot as usize) else {
             return;
         };
         let Link {
@@ -81,23 +119,13 @@ impl Recency {
             return;
         }
         match older {
-            NONE => self.oldest = newer,
-            older => self.links[older as usize].newer = newer,
+            NONE => ends.oldest = newer,
+            older => self.0[older as usize].newer = newer,
         }
         match newer {
-            NONE => self.newest = older,
-            newer => self.links[newer as usize].older = older,
+            NONE => ends.newest = older,
+            newer => self.0[newer as usize].older = older,
         }
-    }
-
-    /// The slots from the longest idle to the latest used.
-    pub(super) fn iter(&self) -> impl Iterator<Item = u32> {
-        let mut next = self.oldest;
-        std::iter::from_fn(move || {
-            let slot = next;
-            next = self.links.get(slot as usize)?.newer;
-            Some(slot)
-        })
     }
 }
 

@@ -232,6 +232,31 @@ fn the_longest_idle_session_makes_room() {
 }
 
 #[test]
+fn a_client_at_its_share_closes_only_its_own_sessions() {
+    let mut table =
+        table(|limits| (limits.sessions_max, limits.sessions_per_client_max) = (100, 2));
+    let bobs = table.open(BOB, Seq(1), id(1, 0));
+    let first = table.open(ALICE, Seq(1), id(1, 1));
+    let second = table.open(ALICE, Seq(2), id(1, 2));
+    execute(&mut table, first, 1, 2, b"busy");
+    for nonce in 3..1000 {
+        table.open(ALICE, Seq(nonce), id(nonce, 0));
+        assert_eq!(table.len(), 3);
+        if nonce == 3 {
+            let lapsed = Verdict::Refuse(Outcome::SessionLapsed);
+            assert_eq!(judged(&mut table, second, 1), lapsed, "the longest idle");
+            let executed = repeat(2, Outcome::Executed(b"busy"));
+            assert_eq!(judged(&mut table, first, 1), executed);
+        }
+    }
+    assert_eq!(table.opened(BOB, Seq(1)), Some(bobs));
+    table.begin(Decree(1 << 30));
+    assert!(table.is_empty());
+    table.open(ALICE, Seq(1), id(1 << 30, 0));
+    assert_eq!(table.shares.len(), 2, "places of clients are used again");
+}
+
+#[test]
 fn a_session_forgets_the_replies_to_its_smallest_seqs() {
     let mut table = table(|limits| limits.session_reply_bytes_max = 10);
     let session = table.open(ALICE, Seq(7), id(1, 0));
@@ -362,7 +387,8 @@ enum Answer {
     Refused(&'static str),
 }
 
-const SESSIONS_MAX: usize = 3;
+const SESSIONS_MAX: usize = 5;
+const SHARE_MAX: usize = 3;
 const IDLE_MAX: u64 = 4;
 const SESSION_BYTES_MAX: usize = 60;
 const TOTAL_BYTES_MAX: usize = 100;
@@ -381,7 +407,11 @@ impl Model {
         {
             return session.id;
         }
-        if self.sessions.len() == SESSIONS_MAX {
+        let own = |session: &ModelSession| session.client == client;
+        if self.sessions.iter().filter(|session| own(session)).count() == SHARE_MAX {
+            let longest_idle = self.sessions.iter().position(own).unwrap();
+            self.sessions.remove(longest_idle);
+        } else if self.sessions.len() == SESSIONS_MAX {
             self.sessions.remove(0);
         }
         let (active, executed) = (id.decree.0, BTreeMap::new());
@@ -556,7 +586,7 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     prop_oneof![
         3 => (1u64..3).prop_map(Step::Decree),
-        1 => (1u8..3, 0u64..4).prop_map(|(client, nonce)| Step::Open { client, nonce }),
+        2 => (1u8..4, 0u64..5).prop_map(|(client, nonce)| Step::Open { client, nonce }),
         16 => (1u8..3, 0usize..4, seq, 0u8..6, 0usize..70).prop_map(|(client, back, seq, name, reply)| {
             Step::Request { client, back, seq, name: name / 5, reply: reply * reply / 70 }
         }),
@@ -569,6 +599,7 @@ proptest! {
     fn agrees_with_the_naive_model(steps in prop::collection::vec(step(), 1..300)) {
         let make = || table(|limits| {
             limits.sessions_max = u32::try_from(SESSIONS_MAX).unwrap();
+            limits.sessions_per_client_max = u32::try_from(SHARE_MAX).unwrap();
             limits.session_decrees = IDLE_MAX;
             limits.session_reply_bytes_max = u32::try_from(SESSION_BYTES_MAX).unwrap();
             limits.reply_bytes_total_max = TOTAL_BYTES_MAX as u64;
