@@ -11,7 +11,7 @@ use twostep_crypto::{
     verify_batch,
 };
 
-use crate::batch::{Authenticator, BundleClaim, BundleView};
+use crate::batch::{Authenticator, BundleClaim, BundleView, TAG_BYTES};
 use crate::configuration::{Admission, Configuration};
 use crate::machine::Refusal;
 use crate::types::{ClientId, Digest, NodeId, Party};
@@ -54,6 +54,8 @@ pub struct Gate {
     admission: Admission,
     /// This node's place among the tags; none if it neither accepts nor proposes.
     place: Option<usize>,
+    /// The length of a complete set of tags: one for each voting node. Bytes.
+    tags_bytes: usize,
     clients: BTreeMap<ClientId, ClientKeys>,
 }
 
@@ -97,6 +99,7 @@ impl Gate {
             scope,
             admission,
             place,
+            tags_bytes: configuration.voting().len() * TAG_BYTES,
             clients,
         })
     }
@@ -172,7 +175,11 @@ impl Checker<'_> {
                 ));
                 Ok(())
             }
-            (Admission::Mac, Authenticator::Mac(_)) => {
+            (Admission::Mac, Authenticator::Mac(tags)) => {
+                // Every node judges the length alike: tags for nobody would be carried and kept for nothing.
+                if tags.len() != gate.tags_bytes {
+                    return Err(Refusal::Unauthentic);
+                }
                 let place = gate.place.ok_or(Refusal::Unauthentic)?;
                 let tag = bundle
                     .authenticator
@@ -261,6 +268,11 @@ mod tests {
         }
 
         fn tags(&self, spoilt: Option<usize>) -> Bundle {
+            self.some_tags(spoilt, self.nodes.len())
+        }
+
+        /// A bundle with the first `count` tags; those above the number of nodes repeat the first.
+        fn some_tags(&self, spoilt: Option<usize>, count: usize) -> Bundle {
             let client = self.client.public().client_id();
             self.bundle(|writer, scope| {
                 let key = |(node, identity): (usize, &Identity)| {
@@ -271,7 +283,8 @@ mod tests {
                     authenticator_key(scope, &self.client, &identity.public(), client, node)
                         .unwrap()
                 };
-                let keys: Vec<MacKey> = self.nodes.iter().enumerate().map(key).collect();
+                let nodes = self.nodes.iter().enumerate().cycle();
+                let keys: Vec<MacKey> = nodes.take(count).map(key).collect();
                 writer.finish_mac(scope, &keys);
             })
         }
@@ -295,6 +308,19 @@ mod tests {
             expected,
             "only the node with the bad tag can tell"
         );
+    }
+
+    #[test]
+    fn tags_too_few_or_too_many_convince_nobody() {
+        let world = world(Admission::Mac);
+        assert_eq!(world.verdicts(&world.some_tags(None, 6)), [Ok(()); 6]);
+        for count in [0, 1, 5, 7, 12, 4095] {
+            assert_eq!(
+                world.verdicts(&world.some_tags(None, count)),
+                [Err(Refusal::Unauthentic); 6],
+                "{count} tags for 6 voting nodes"
+            );
+        }
     }
 
     #[test]
