@@ -201,6 +201,21 @@ pub struct Voice {
     pub signature: Signature,
 }
 
+impl Certificate {
+    /// The claims that it is made of.
+    pub fn claims(&self) -> impl Iterator<Item = CheckpointClaim> {
+        self.voices.iter().map(|voice| CheckpointClaim {
+            checkpoint: Checkpoint {
+                decree: self.decree,
+                chain: self.chain,
+                results: voice.results,
+            },
+            learner: voice.learner,
+            signature: voice.signature,
+        })
+    }
+}
+
 /// A proposer's vote for a regency: it will follow this one or a higher one (PROTOCOL.md section 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RegencyVote {
