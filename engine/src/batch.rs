@@ -11,7 +11,9 @@
 //! requests, carried unchanged from the client into the body, so that nobody hashes or tags request by request
 //! (PROTOCOL.md section 1, DESIGN section 3). The *value* that acceptors vote for is the digest of the bundle
 //! digests in order; authenticators travel beside them and are in neither digest, so the signed form of a
-//! bundle can take the place of the tagged one without changing the value (section 5.1).
+//! bundle can take the place of the tagged one without changing the value (section 5.1). The value has no header: a
+//! body is nothing but its bundles, their number follows from the length of what is hashed, since all digests
+//! have one length, and the decree and regency belong to the vote, so that a later regency can propose the same value.
 //!
 //! Parsing checks everything once: a [`Bundle`] or [`Batch`] that exists is well-formed and within the limits.
 
@@ -317,7 +319,7 @@ impl Batch {
     #[must_use]
     pub fn noop(scope: &Scope) -> Batch {
         let body = Body::from_vec(vec![0; BODY_HEADER]);
-        let value = value_of(scope, std::iter::empty());
+        let value = ValueHasher::new(scope).finish();
         Batch { body, value }
     }
 
@@ -459,12 +461,6 @@ impl ValueHasher {
     fn finish(&self) -> Value {
         Value(self.0.finish())
     }
-}
-
-fn value_of(scope: &Scope, digests: impl Iterator<Item = Digest>) -> Value {
-    let mut hasher = ValueHasher::new(scope);
-    digests.for_each(|digest| hasher.push(&digest));
-    hasher.finish()
 }
 
 /// Makes the bytes of a bundle. Reused from bundle to bundle: it keeps its buffer.

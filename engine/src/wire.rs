@@ -57,7 +57,7 @@ use twostep_net::pool::Pool;
 pub use crate::message::WireError;
 pub use bounds::Bounds;
 pub use proofs::write_report;
-pub use replies::{read_replies, reply_bytes, write_reply};
+pub use replies::{reply_bytes, write_reply};
 
 use crate::message::{Message, ReplyEntries, Status, Values};
 use crate::types::{Decree, Regency, Value};

@@ -9,7 +9,7 @@ use twostep_engine::message::{
     RegencyVote, Reply, ReplyEntries, Report, ReportedVote, Status, Values, Voice, WireError,
 };
 use twostep_engine::types::{Decree, Digest, NodeId, Regency, Seq, SessionId, Value};
-use twostep_engine::wire::{Bounds, decode, encode, read_replies, write_reply};
+use twostep_engine::wire::{Bounds, decode, encode, write_reply};
 use twostep_net::pool::{Body, Pool};
 
 /// f = 1 in mode F with a small window.
@@ -96,7 +96,7 @@ proptest! {
             write_reply(&reply.view(), &mut bytes);
         }
         let expected: Vec<_> = replies.iter().map(|reply| Ok(reply.view())).collect();
-        prop_assert_eq!(read_replies(&bytes).collect::<Vec<_>>(), expected.clone());
+        prop_assert_eq!(ReplyEntries::new(&bytes).iter().collect::<Vec<_>>(), expected.clone());
         prop_assert_eq!(ReplyEntries::new(&bytes).iter().collect::<Vec<_>>(), expected);
     }
 
@@ -131,7 +131,7 @@ proptest! {
         }
         let cut = 1 + cut.index(bytes.len() - 1);
         let whole = ends.iter().filter(|end| **end <= cut).count();
-        let read: Vec<_> = read_replies(&bytes[..cut]).collect();
+        let read: Vec<_> = ReplyEntries::new(&bytes[..cut]).iter().collect();
         prop_assert!(read[..whole].iter().all(Result::is_ok));
         let inside = !ends.contains(&cut);
         prop_assert_eq!(read.len(), whole + usize::from(inside), "the error is said once");
@@ -152,7 +152,7 @@ fn entries_go_on_in_no_way_after_an_error() {
         write_reply(&entry, &mut bytes);
     }
     bytes[28] = 9;
-    let read: Vec<_> = read_replies(&bytes).collect();
+    let read: Vec<_> = ReplyEntries::new(&bytes).iter().collect();
     assert_eq!(
         read,
         [Err(WireError::Case {

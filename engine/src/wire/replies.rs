@@ -63,24 +63,19 @@ pub fn reply_bytes(reply: &Reply<'_>) -> usize {
     ENTRY_HEADER + payload
 }
 
-/// Reads entries until the bytes end or are wrong: an error is the last item.
-pub fn read_replies(bytes: &[u8]) -> impl Iterator<Item = Result<Reply<'_>, WireError>> + use<'_> {
-    let mut reader = Reader::new(bytes);
-    let mut failed = false;
-    std::iter::from_fn(move || {
-        if failed || reader.remaining() == 0 {
-            return None;
-        }
-        let entry = read_reply(&mut reader);
-        failed = entry.is_err();
-        Some(entry)
-    })
-}
-
 impl<'a> ReplyEntries<'a> {
     /// The entries in order, checked as they are read: an error is the last item.
     pub fn iter(&self) -> impl Iterator<Item = Result<Reply<'a>, WireError>> + use<'a> {
-        read_replies(self.bytes())
+        let mut reader = Reader::new(self.bytes());
+        let mut failed = false;
+        std::iter::from_fn(move || {
+            if failed || reader.remaining() == 0 {
+                return None;
+            }
+            let entry = read_reply(&mut reader);
+            failed = entry.is_err();
+            Some(entry)
+        })
     }
 
     /// Cuts the entries into pieces of at most `bytes_max` bytes each, between entries; an entry that is larger on its
