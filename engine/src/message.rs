@@ -6,13 +6,13 @@
 //! | `Propose` | leader(r) | acceptors, learners | link MAC; the value is the body's digest | every T0/4 until n_l − f acks |
 //! | `Accepted` | acceptor | learners | link MAC | every T0/4 to each learner until its ack or low ≥ d |
 //! | `Replies` | learner | client | link MAC | when the client retries |
-//! | `Ack` | learner | acceptors, proposers | link MAC | with every `Status` |
+//! | `Ack` | learner | acceptors, proposers | link MAC | at the end of each turn in which something was learned; every `Status` says the same |
 //! | `Checkpoint` | learner | all | signature (mode C: link MAC) | every T0/4 until a certificate ≥ c |
 //! | `Certificate` | anyone | who is behind | the signatures inside | when a `Status` shows a lower low |
 //! | `Status` | node | all | link MAC | every T0, idle or not |
 //! | `Pull`, `Fetch` | learner | learners, anyone | link MAC | every T0/4 while there is a gap |
 //! | `Pulled`, `Fetched` | learner, anyone | who asked | link MAC; the body's digest | when asked |
-//! | `Busy` | proposer | client | link MAC | for every refused bundle |
+//! | `Busy` | node | client | link MAC | for every bundle that found no room, and for every first try at a node that does not lead |
 //! | `Vote` | proposer | proposers | signature | until cur ≥ it |
 //! | `Proof` | anyone | all | the signatures inside | when a `Status` shows a lower cur |
 //! | `Gather` | leader(r) | acceptors | the proof inside | until n − f reports |
