@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use twostep_crypto::{
-    Identity, MacKey, PublicIdentity, Scope, Signed, Tag, VerifyingKey, WeakKey, authenticator_key,
-    verify_batch,
+    Context, Identity, MacKey, PublicIdentity, Scope, Signed, Tag, VerifyingKey, WeakKey,
+    authenticator_key, verify_batch,
 };
 
 use crate::batch::{Authenticator, BundleClaim, BundleView, TAG_BYTES};
@@ -37,6 +37,17 @@ impl ClientDirectory {
     #[must_use]
     pub fn get(&self, client: ClientId) -> Option<&PublicIdentity> {
         self.clients.get(&client)
+    }
+
+    /// A digest of all clients with their keys. Nodes whose digests differ admit different requests, and may then
+    /// not find the votes for what only some of them admit.
+    #[must_use]
+    pub fn digest(&self, scope: &Scope) -> Digest {
+        let mut hasher = scope.hasher(Context::Configuration);
+        for public in self.clients.values() {
+            hasher.update(&public.to_bytes());
+        }
+        hasher.finish()
     }
 
     /// All clients, by id.
@@ -308,6 +319,22 @@ mod tests {
             expected,
             "only the node with the bad tag can tell"
         );
+    }
+
+    #[test]
+    fn the_digest_of_a_directory_is_that_of_its_clients() {
+        let scope = world(Admission::Mac).configuration.scope();
+        let digest = |seeds: &[u8]| {
+            let public = |seed: &u8| Identity::from_seed([*seed; 32]).public();
+            ClientDirectory::new(seeds.iter().map(public)).digest(&scope)
+        };
+        assert_eq!(
+            digest(&[1, 2]),
+            digest(&[2, 1, 2]),
+            "the order of a list says nothing"
+        );
+        assert_ne!(digest(&[1, 2]), digest(&[1]));
+        assert_ne!(digest(&[1, 2]), digest(&[1, 3]));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `twostep status`: one node, or all nodes in the folder of a testnet.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -47,6 +48,13 @@ pub fn run(args: &StatusArgs) -> Result<ExitCode> {
             }
         }
     }
+    let known = answers
+        .iter()
+        .filter_map(|(_, answer)| answer.as_ref().ok());
+    let digests = known.map(|status| (status.node, status.clients_digest.as_str()));
+    if let Some(warning) = differing_clients(digests) {
+        eprintln!("WARNING: {warning}");
+    }
     let all = answers.iter().all(|(_, answer)| answer.is_ok());
     Ok(if all {
         ExitCode::SUCCESS
@@ -78,6 +86,29 @@ fn node_folders(dir: &Path) -> Result<Vec<PathBuf>> {
     }
     numbered.sort();
     Ok(numbered.into_iter().map(|(_, path)| path).collect())
+}
+
+/// What to say if not all nodes have the same list of clients.
+fn differing_clients<'a>(digests: impl Iterator<Item = (u16, &'a str)>) -> Option<String> {
+    let mut lists: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (node, digest) in digests {
+        lists.entry(digest).or_default().push(node.to_string());
+    }
+    if lists.len() < 2 {
+        return None;
+    }
+    let lists: Vec<String> = lists
+        .iter()
+        .map(|(digest, nodes)| {
+            let short = digest.get(..16).unwrap_or(digest);
+            format!("nodes {} have {short}", nodes.join(", "))
+        })
+        .collect();
+    Some(format!(
+        "the nodes' lists of clients differ ({}); requests of a client that only some nodes know can stall the \
+         order. Give all nodes the same cluster file and restart those that differ",
+        lists.join("; ")
+    ))
 }
 
 fn name_of(folder: &Path) -> String {
@@ -156,4 +187,22 @@ fn in_words(status: &NodeStatus) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differing_lists_of_clients_are_told_with_who_has_which() {
+        let same = [(0, "aa"), (1, "aa"), (2, "aa")];
+        assert_eq!(differing_clients(same.into_iter()), None);
+        assert_eq!(differing_clients(std::iter::empty()), None);
+        let differing = [(0, "aa"), (1, "bb"), (2, "aa")];
+        let warning = differing_clients(differing.into_iter()).unwrap();
+        assert!(
+            warning.contains("nodes 0, 2 have aa; nodes 1 have bb"),
+            "{warning}"
+        );
+    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use twostep_net::Net;
 
+use crate::admission::ClientDirectory;
 use crate::node::host::Host;
 use crate::node::roles_in_words;
 use crate::node::status::{Digests, NodeStatus, PeerStatus, missing};
@@ -48,6 +49,9 @@ impl<S: StateMachine> Host<S> {
         NodeStatus {
             node: who.node.0,
             cluster: configuration.cluster().to_string(),
+            clients_digest: ClientDirectory::new(who.cluster.clients.iter().copied())
+                .digest(&configuration.scope())
+                .to_string(),
             mode: configuration.model().to_string(),
             f: configuration.f(),
             roles: roles_in_words(roles),

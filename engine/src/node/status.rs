@@ -13,6 +13,8 @@ pub struct NodeStatus {
     pub node: u16,
     /// The cluster's id.
     pub cluster: String,
+    /// The digest of its list of clients: nodes whose lists differ can stall the order.
+    pub clients_digest: String,
     /// The fault model, `fab` or `crash`.
     pub mode: String,
     /// How many faulty nodes the cluster bears.
