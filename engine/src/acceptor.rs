@@ -19,7 +19,7 @@ use std::time::Duration;
 use crate::batch::Batch;
 use crate::machine::{Refusal, retransmission};
 use crate::message::ReportedVote;
-use crate::quorum::{Choice, Reported};
+use crate::quorum::{Choice, Quorums, Reported, select};
 use crate::types::{Decree, Regency, Time, Value};
 use crate::voucher::Plan;
 use crate::window::{Reset, Window};
@@ -78,9 +78,15 @@ pub trait Rules {
         vote_rule(ballot, regency, value)
     }
 
-    /// How many equal votes decide; see [`crate::quorum::Quorums::learn`].
-    fn learn(&self, quorums: &crate::quorum::Quorums) -> usize {
+    /// How many equal votes decide; see [`Quorums::learn`].
+    fn learn(&self, quorums: &Quorums) -> usize {
         quorums.learn
+    }
+
+    /// What the reports of a voucher bind; see [`select`]. The exhaustive model asks this; a replica's plans call
+    /// [`select`] themselves, since validity of a voucher depends on nothing but its bytes and the configuration.
+    fn select(&self, quorums: &Quorums, reports: &[Option<Reported>]) -> Choice {
+        select(quorums, reports)
     }
 }
 
