@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 
 use crate::batch::Batch;
-use crate::types::{Decree, NodeId, Regency, Time, Value};
+use crate::types::{Decree, NodeId, NodeSet, Regency, Time, Value};
 use crate::voucher::{CheckedReport, Plan, bound};
 
 /// Where a proposer stands in its regency.
@@ -89,15 +89,16 @@ impl Gathering {
         self.plan.as_ref()
     }
 
-    /// The bodies that are bound and not held, each with acceptors that reported to have it.
+    /// The bodies above `low` that are bound and not held, each with acceptors that reported to have it. What is
+    /// certified needs no proposal, and acceptors may have pruned it.
     #[must_use]
-    pub fn lacking(&self) -> Vec<(Decree, Value, crate::types::NodeSet)> {
+    pub fn lacking(&self, low: Decree) -> Vec<(Decree, Value, NodeSet)> {
         let Some(plan) = &self.plan else {
             return Vec::new();
         };
         let reports: Vec<CheckedReport> = self.voucher();
         bound(plan, &reports)
-            .filter(|(decree, _, _)| !self.bodies.contains_key(decree))
+            .filter(|(decree, _, _)| *decree > low && !self.bodies.contains_key(decree))
             .collect()
     }
 
@@ -120,5 +121,126 @@ impl Gathering {
     #[must_use]
     pub fn body(&self, decree: Decree) -> Option<&Batch> {
         self.bodies.get(&decree)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::Checkpoints;
+    use crate::configuration::{Admission, Configuration, Limits, Member, Roles};
+    use crate::message::{Report, ReportedVote};
+    use crate::quorum::FaultModel;
+    use crate::types::Party;
+    use crate::voucher::Examiner;
+    use twostep_crypto::{Identity, Signature, Signed};
+
+    const R: Regency = Regency(1);
+
+    /// Mode C with f = 1: two reports make a voucher, and one vote binds.
+    fn configuration() -> Configuration {
+        let member = |node| Member {
+            roles: Roles::ALL,
+            public: Identity::from_seed([node; 32]).public(),
+        };
+        let members = (0..3).map(member).collect();
+        let limits = Limits::default();
+        Configuration::new(
+            FaultModel::Crash,
+            1,
+            members,
+            limits,
+            Admission::Link,
+            [0; 16],
+        )
+        .unwrap()
+    }
+
+    /// Collects the reports of two acceptors that voted for `value` in these decrees, and fixes the plan.
+    fn gathered(value: Value, decrees: [&[u64]; 2]) -> Gathering {
+        let configuration = configuration();
+        let quorums = configuration.quorums();
+        let (examiner, checkpoints) = (
+            Examiner::new(&configuration),
+            Checkpoints::new(&configuration),
+        );
+        let mut gathering = Gathering::new(R, Time(0));
+        for (node, decrees) in (1..).map(NodeId).zip(decrees) {
+            let vote = |decree: &u64| ReportedVote {
+                decree: Decree(*decree),
+                psn: Regency(0),
+                value,
+            };
+            let report = Signed {
+                signer: Party::Node(node),
+                content: Report {
+                    regency: R,
+                    low: None,
+                    votes: decrees.iter().map(vote).collect(),
+                },
+                signature: Signature([0; 64]),
+            };
+            let report = examiner.report(report, R, &checkpoints).unwrap();
+            assert!(gathering.wants(node) && gathering.plan().is_none());
+            let complete = gathering.take(node, report, quorums.report);
+            assert_eq!(complete, node == NodeId(2), "two make a voucher");
+            assert!(!gathering.wants(node), "each reports once");
+        }
+        let plan = Plan::of(quorums, configuration.limits().window, &gathering.voucher());
+        gathering.fix(plan);
+        gathering
+    }
+
+    fn noop() -> Batch {
+        Batch::noop(&configuration().scope())
+    }
+
+    #[test]
+    fn a_complete_voucher_wants_no_more_reports() {
+        let gathering = gathered(noop().value(), [&[], &[1]]);
+        assert!((0..3).map(NodeId).all(|node| !gathering.wants(node)));
+        assert_eq!(gathering.plan().map(|plan| plan.top), Some(Decree(1)));
+    }
+
+    #[test]
+    #[should_panic(expected = "one plan per regency")]
+    fn there_is_one_plan_per_regency() {
+        gathered(noop().value(), [&[], &[]]).fix(Plan::open());
+    }
+
+    #[test]
+    fn what_is_bound_is_lacked_until_its_body_comes() {
+        let noop = noop();
+        let mut gathering = gathered(noop.value(), [&[1, 3], &[3]]);
+        let holders = |nodes: &[u16]| nodes.iter().copied().map(NodeId).collect::<NodeSet>();
+        let lacking = [
+            (Decree(1), noop.value(), holders(&[1])),
+            (Decree(3), noop.value(), holders(&[1, 2])),
+        ];
+        assert_eq!(gathering.lacking(Decree::NONE), lacking);
+        assert!(gathering.lacks(Decree(1), noop.value()));
+        assert!(!gathering.lacks(Decree(2), noop.value()), "free");
+        let other = Value(crate::types::Digest([9; 32]));
+        assert!(!gathering.lacks(Decree(1), other), "not what is bound");
+
+        gathering.keep(Decree(1), noop.clone());
+        assert!(!gathering.lacks(Decree(1), noop.value()));
+        assert_eq!(
+            gathering.body(Decree(1)).map(Batch::value),
+            Some(noop.value())
+        );
+        assert_eq!(gathering.lacking(Decree::NONE), lacking[1..]);
+    }
+
+    #[test]
+    fn nobody_waits_for_bodies_that_were_certified_meanwhile() {
+        // Acceptors prune what is certified: a leader that asked them for it would never lead.
+        let gathering = gathered(noop().value(), [&[1, 2, 3], &[]]);
+        let decrees = |low: u64| -> Vec<Decree> {
+            let lacking = gathering.lacking(Decree(low));
+            lacking.into_iter().map(|(decree, _, _)| decree).collect()
+        };
+        assert_eq!(decrees(2), [Decree(3)]);
+        assert!(decrees(3).is_empty());
     }
 }

@@ -23,7 +23,7 @@ mod saying;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use twostep_crypto::{Identity, Scope, Signed, WeakKey};
+use twostep_crypto::{Identity, Scope, Signed, Verified, WeakKey};
 use twostep_net::pool::{Body, Pool};
 
 use self::changing::Election;
@@ -142,8 +142,8 @@ enum Say {
     Propose(Regency, Decree, Batch),
     Accepted(Regency, Decree, Value),
     Checkpoint(CheckpointClaim),
-    Low(Decree),
-    Vote(Signed<RegencyVote>),
+    Low(Certificate),
+    Vote(Verified<RegencyVote>),
     Report(Box<Signed<Report>>),
     NewRegency(Arc<NewRegency>, Plan),
 }

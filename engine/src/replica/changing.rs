@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 
-use twostep_crypto::{Signature, Signed};
+use twostep_crypto::{Signature, Signed, Verified};
 
 use super::ordering::Proposal;
 use super::{Replica, Say, Step};
@@ -35,7 +35,8 @@ pub(super) struct Election {
     ballots: Option<Ballots>,
     /// The highest regency it voted for, and its vote.
     voted: Option<Signed<RegencyVote>>,
-    again_at: Time,
+    /// When that vote is to be said again; none until it is durable and was said once.
+    again_at: Option<Time>,
     times: u32,
     progress: Decree,
 }
@@ -47,7 +48,7 @@ impl Election {
             tracking: Tracking::default(),
             ballots,
             voted: None,
-            again_at: Time(0),
+            again_at: None,
             times: 0,
             progress: Decree::NONE,
         }
@@ -60,7 +61,7 @@ impl Election {
     }
 
     pub(super) fn deadline(&self, current: Regency) -> Option<Time> {
-        let again = (self.voted() > current).then_some(self.again_at);
+        let again = self.again_at.filter(|_| self.voted() > current);
         let overdue = self.tracking.deadline(self.pacemaker.timeout() * 4);
         earlier(earlier(self.pacemaker.deadline(), overdue), again)
     }
@@ -126,27 +127,29 @@ impl<R: Rules> Replica<R> {
             Party::Node(self.me),
             RegencyVote { regency },
         );
-        let signed = vote.signed().clone();
-        election.voted = Some(signed.clone());
-        if let Some(ballots) = &mut election.ballots {
-            ballots.take(vote);
-        }
+        election.voted = Some(vote.signed().clone());
+        election.again_at = None;
         self.recorded.0 += 1;
-        step.fx.store(self.recorded, &Record::RegencyVote(&signed));
-        self.hold(Say::Vote(signed), step);
-        self.follow_votes(step);
+        let record = Record::RegencyVote(vote.signed());
+        step.fx.store(self.recorded, &record);
+        self.hold(Say::Vote(vote), step);
     }
 
-    pub(super) fn say_vote(&mut self, vote: &Signed<RegencyVote>, step: &mut Step<'_>) {
+    /// The vote is durable: only now does it count here too, since a proof that holds it says it to everyone.
+    pub(super) fn say_vote(&mut self, vote: Verified<RegencyVote>, step: &mut Step<'_>) {
         let proposers: NodeSet = self.configuration.proposers().iter().copied().collect();
         step.fx.send(
             To::Nodes(proposers.minus(NodeSet::one(self.me))),
-            &Message::Vote(vote.clone()),
+            &Message::Vote(vote.signed().clone()),
         );
         if let Some(election) = &mut self.election {
             election.times = 0;
-            election.again_at = step.now + retransmission(self.tuning.t0, 0);
+            election.again_at = Some(step.now + retransmission(self.tuning.t0, 0));
+            if let Some(ballots) = &mut election.ballots {
+                ballots.take(vote);
+            }
         }
+        self.follow_votes(step);
     }
 
     fn vote_again(&mut self, step: &mut Step<'_>) {
@@ -160,11 +163,11 @@ impl<R: Rules> Replica<R> {
         else {
             return;
         };
-        if election.again_at > step.now {
+        if election.again_at.is_none_or(|at| at > step.now) {
             return;
         }
         election.times = election.times.saturating_add(1);
-        election.again_at = step.now + retransmission(self.tuning.t0, election.times);
+        election.again_at = Some(step.now + retransmission(self.tuning.t0, election.times));
         let proposers: NodeSet = self.configuration.proposers().iter().copied().collect();
         step.fx.send(
             To::Nodes(proposers.minus(NodeSet::one(self.me))),
@@ -275,15 +278,10 @@ impl<R: Rules> Replica<R> {
         if crash_only {
             acceptor.adopt(Plan::open());
         }
-        let low = self
-            .checkpoints
-            .newest()
-            .filter(|newest| newest.decree == self.low)
-            .cloned();
         // The votes are those above the low that is stored; a newer certificate that is not yet stored waits.
         let report = Report {
             regency,
-            low: low.or_else(|| self.stored_low.clone()),
+            low: self.stored_low.clone(),
             votes,
         };
         let me = Party::Node(self.me);
@@ -413,7 +411,7 @@ impl<R: Rules> Replica<R> {
         let Lead::Gathering(gathering) = &self.lead else {
             return;
         };
-        for (decree, value, holders) in gathering.lacking() {
+        for (decree, value, holders) in gathering.lacking(self.low) {
             let held = self.held_body(decree, value).cloned();
             let Lead::Gathering(gathering) = &mut self.lead else {
                 return;
@@ -468,7 +466,7 @@ impl<R: Rules> Replica<R> {
             return;
         };
         let Some(plan) = gathering.plan() else { return };
-        if self.low < plan.base() || !gathering.lacking().is_empty() {
+        if self.low < plan.base() || !gathering.lacking(self.low).is_empty() {
             return;
         }
         let Lead::Gathering(gathering) = std::mem::replace(&mut self.lead, Lead::Leading) else {

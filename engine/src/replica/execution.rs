@@ -210,8 +210,8 @@ impl<R: Rules> Replica<R> {
             .expect("a checkpoint was just certified");
         self.recorded.0 += 1;
         step.fx.store(self.recorded, &Record::Low(certificate));
-        let low = certificate.decree;
-        self.hold(Say::Low(low), step);
+        let certificate = certificate.clone();
+        self.hold(Say::Low(certificate), step);
     }
 
     pub(super) fn compare_results(&mut self, decree: Decree, step: &mut Step<'_>) {

@@ -74,20 +74,18 @@ impl<R: Rules> Replica<R> {
                 // Outside the window only if a certificate above it came first; then nobody needs it.
                 let _ = self.take_claim(claim, step);
             }
-            Say::Vote(vote) => self.say_vote(&vote, step),
+            Say::Vote(vote) => self.say_vote(vote, step),
             Say::Report(report) => self.say_report(report, step),
             Say::NewRegency(shown, plan) => self.say_new_regency(shown, plan, step),
-            Say::Low(low) => {
+            Say::Low(certificate) => {
+                let low = certificate.decree;
                 if low <= self.low {
                     return;
                 }
+                // The certificate of exactly this low: a report must name the base of its votes, and a newer
+                // certificate may be known by now whose record is not stored.
                 self.low = low;
-                self.stored_low = self
-                    .checkpoints
-                    .newest()
-                    .filter(|newest| newest.decree == low)
-                    .cloned()
-                    .or(self.stored_low.take());
+                self.stored_low = Some(certificate);
                 self.kept.advance(low);
                 if let Some(acceptor) = &mut self.acceptor {
                     acceptor.advance(low);
