@@ -353,4 +353,73 @@ mod tests {
             Ok(Verdict::Vote)
         );
     }
+
+    fn noop() -> Batch {
+        use crate::types::{ClusterId, Epoch};
+        Batch::noop(&twostep_crypto::Scope::new(ClusterId([0; 32]), Epoch(0)))
+    }
+
+    fn must(decree: u64, value: Value) -> Plan {
+        Plan {
+            top: Decree(decree),
+            choices: [(Decree(decree), Choice::Must(value))].into(),
+            ..Plan::open()
+        }
+    }
+
+    #[test]
+    fn a_second_plan_of_a_regency_is_ignored() {
+        let mut acceptor = Acceptor::new(8);
+        acceptor.promise(Regency(1));
+        let judge =
+            |acceptor: &Acceptor, value| acceptor.judge(&Standard, Regency(1), Decree(1), value);
+        assert!(!acceptor.plan_held());
+        assert_eq!(judge(&acceptor, A), Err(Refusal::NoPlan));
+        acceptor.adopt(must(1, A));
+        acceptor.adopt(must(1, B));
+        acceptor.adopt(Plan::open());
+        assert_eq!(judge(&acceptor, A), Ok(Verdict::Vote));
+        assert_eq!(judge(&acceptor, B), Err(Refusal::AgainstPlan));
+        assert!(acceptor.bound(Decree(1)) && !acceptor.bound(Decree(2)));
+
+        acceptor.promise(Regency(2));
+        assert!(!acceptor.plan_held(), "a plan serves one regency");
+        assert!(!acceptor.bound(Decree(1)));
+    }
+
+    #[test]
+    fn a_promise_names_every_open_vote_and_covers_every_decree() {
+        let mut acceptor = Acceptor::new(8);
+        let noop = noop();
+        for decree in [3, 1, 8] {
+            acceptor.vote(Regency(0), Decree(decree), noop.clone());
+        }
+        acceptor.advance(Decree(2));
+        let named = |votes: Vec<ReportedVote>| -> Vec<(u64, u64)> {
+            let name = |vote: &ReportedVote| (vote.decree.0, vote.psn.0);
+            votes.iter().map(name).collect()
+        };
+        assert_eq!(named(acceptor.promise(Regency(2))), [(3, 0), (8, 0)]);
+        for decree in 3..=10 {
+            // PROTOCOL.md section 6, S1 and L4: voted or not, nothing below the promise.
+            for regency in [0, 1] {
+                assert_eq!(
+                    acceptor.judge(&Standard, Regency(regency), Decree(decree), noop.value()),
+                    Err(Refusal::OldRegency)
+                );
+            }
+        }
+        acceptor.adopt(Plan::open());
+        acceptor.vote(Regency(2), Decree(8), noop.clone());
+        assert_eq!(named(acceptor.promise(Regency(7))), [(3, 0), (8, 2)]);
+        assert_eq!(acceptor.promised(), Regency(7));
+    }
+
+    #[test]
+    #[should_panic(expected = "promises rise")]
+    fn a_promise_is_made_once() {
+        let mut acceptor = Acceptor::new(8);
+        acceptor.promise(Regency(2));
+        acceptor.promise(Regency(2));
+    }
 }

@@ -287,3 +287,6 @@ fn key_of(keys: &BTreeMap<NodeId, VerifyingKey>, signer: Party) -> Result<Verify
         .copied()
         .ok_or(Refusal::Role)
 }
+
+#[cfg(test)]
+mod tests;
