@@ -20,7 +20,7 @@
 //!
 //! | command | what it does |
 //! |---|---|
-//! | `cluster fab\|crash f= roles=separate\|shared W= K= T0= clients= pipeline=` | makes the world; T0 in units |
+//! | `cluster fab\|crash f= roles=separate\|shared W= K= T0= retry= clients= pipeline=` | makes the world; T0 and the client's first retry (2·T0 unless said) in units |
 //! | `open` | runs until all sessions are open; prints only that |
 //! | `call c0 3` | a client makes so many calls |
 //! | `run 4` | time passes: so many units, the moment at their end included |
@@ -183,7 +183,7 @@ impl Stage {
             _ => return Err("the modes are fab and crash".to_owned()),
         };
         let (mut f, mut topology, mut limits) = (1, Topology::Separate, Limits::default());
-        let (mut t0, mut clients, mut pipeline) = (100, 1, 1);
+        let (mut t0, mut retry, mut clients, mut pipeline) = (100, None, 1, 1);
         for setting in settings {
             let (name, value) = setting.split_once('=').ok_or("settings are name=value")?;
             match name {
@@ -193,6 +193,7 @@ impl Stage {
                 "W" => limits.window = number(value)?,
                 "K" => limits.checkpoint_every = number(value)?,
                 "T0" => t0 = number(value)?,
+                "retry" => retry = Some(number(value)?),
                 "clients" => clients = small(value)?,
                 "pipeline" => pipeline = small(value)?,
                 _ => return Err(format!("no such setting: {setting}")),
@@ -204,7 +205,7 @@ impl Stage {
         plan.tuning.t0 = Duration::from_nanos(t0 * UNIT_NS);
         plan.clients.count = clients;
         plan.clients.pipeline = pipeline;
-        plan.clients.retry = plan.tuning.t0 * 2;
+        plan.clients.retry = Duration::from_nanos(retry.unwrap_or(t0 * 2) * UNIT_NS);
         plan.clients.retry_max = plan.tuning.t0 * 16;
         let mut world = World::new(plan, 0, &Honest, true);
         world.set_clients_busy(false);
