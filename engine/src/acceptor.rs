@@ -17,9 +17,10 @@
 use std::time::Duration;
 
 use crate::batch::Batch;
-use crate::machine::{Refusal, retransmission};
+use crate::machine::Refusal;
 use crate::message::ReportedVote;
 use crate::quorum::{Choice, Quorums, Reported, select};
+use crate::resend::{Earliest, Resend};
 use crate::types::{Decree, Regency, Time, Value};
 use crate::voucher::Plan;
 use crate::window::{Reset, Window};
@@ -103,8 +104,8 @@ pub struct Acceptor {
     /// What it may vote for in its regency; none while the voucher has not been seen.
     plan: Option<Plan>,
     slots: Window<Slot>,
-    /// No slot wants to be said again before this.
-    again_at: Option<Time>,
+    /// When the first slot is to be said again.
+    resend: Earliest,
 }
 
 #[derive(Debug, Default)]
@@ -113,9 +114,7 @@ struct Slot {
     batch: Option<Batch>,
     /// Whether the vote was said: it is durable and may be repeated to whoever asks.
     said: bool,
-    /// When the vote is to be said again, if it must be.
-    again_at: Option<Time>,
-    times: u32,
+    resend: Resend,
 }
 
 impl Reset for Slot {
@@ -132,7 +131,7 @@ impl Acceptor {
             promised: Regency(0),
             plan: Some(Plan::open()),
             slots: Window::new(Decree::NONE, window, Slot::default),
-            again_at: None,
+            resend: Earliest::default(),
         }
     }
 
@@ -181,17 +180,18 @@ impl Acceptor {
             }),
             batch: Some(batch),
             said: false,
-            again_at: None,
-            times: 0,
+            resend: Resend::default(),
         };
     }
 
-    /// The vote was said for the first time: from now on it is said again until it is acknowledged.
-    pub fn said(&mut self, decree: Decree, now: Time, t0: Duration) {
-        if let Some(slot) = self.slots.get_mut(decree) {
-            let at = now + retransmission(t0, 0);
-            (slot.said, slot.again_at) = (true, Some(at));
-            self.again_at = Some(self.again_at.map_or(at, |before| before.min(at)));
+    /// The vote of this regency was said for the first time: from now on it is said again until it is
+    /// acknowledged. A vote of a higher regency, which is not yet durable, is not.
+    pub fn said(&mut self, regency: Regency, decree: Decree, now: Time, t0: Duration) {
+        if let Some(slot) = self.slots.get_mut(decree)
+            && slot.vote.is_some_and(|vote| vote.psn == regency)
+        {
+            (slot.said, slot.resend) = (true, Resend::said(now, t0));
+            self.resend.note(&slot.resend);
         }
     }
 
@@ -204,7 +204,7 @@ impl Acceptor {
     /// When [`Acceptor::say_again`] is due.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
-        self.again_at
+        self.resend.at()
     }
 
     /// Gives every vote that is due, and forgets those that `acknowledged` says need no more saying.
@@ -215,24 +215,20 @@ impl Acceptor {
         acknowledged: impl Fn(Decree) -> bool,
         mut say: impl FnMut(Decree, Reported),
     ) {
-        let mut next: Option<Time> = None;
+        let mut next = Earliest::default();
         for decree in self.slots.decrees() {
             let slot = self.slots.get_mut(decree).expect("a decree of the window");
-            let (Some(vote), Some(at)) = (slot.vote, slot.again_at) else {
+            let Some(vote) = slot.vote.filter(|_| slot.resend.at().is_some()) else {
                 continue;
             };
             if acknowledged(decree) {
-                slot.again_at = None;
-                continue;
-            }
-            if at <= now {
+                slot.resend.stop();
+            } else if slot.resend.due(now, t0) {
                 say(decree, vote);
-                slot.times = slot.times.saturating_add(1);
-                slot.again_at = Some(now + retransmission(t0, slot.times));
             }
-            next = crate::machine::earlier(next, slot.again_at);
+            next.note(&slot.resend);
         }
-        self.again_at = next;
+        self.resend = next;
     }
 
     /// A body that it holds.

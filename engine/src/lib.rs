@@ -7,15 +7,18 @@
 //! | propose | [`proposer`] | the leader puts waiting bundles into the next decree |
 //! | vote | [`acceptor`] | one value per regency and decree, open, planned and authentic |
 //! | learn | [`learner`] | enough equal votes (decree, regency, value) decide |
-//! | report | [`acceptor`], with the leader change | tell every vote, and never vote below again |
+//! | report | [`acceptor`] | tell every vote, and never vote in a lower regency again |
 //! | select | [`quorum`] | what enough reports may hide must be proposed again |
 //!
 //! The thresholds of all fault models are in [`quorum`], the one place in which the modes differ.
 //!
 //! ```text
 //! types → quorum → configuration → batch → message → wire → machine → window
-//!       → { proposer, acceptor, learner, checkpoint, session } → replica, executor, client → node
+//!       → { proposer, election, recovery, acceptor, learner, checkpoint, session } → replica, executor, client → node
 //! ```
+//!
+//! A leader that does not serve is replaced: [`tracking`] knows what waits, [`election`] when to suspect and what
+//! votes prove, [`voucher`] what reports say, [`recovery`] what a new leader does with them. Two steps again after it.
 //!
 //! [`replica`] puts the roles of one node behind one [`machine::Machine::step`]: messages in, effects out, no
 //! clock, socket, thread or randomness. [`executor`] applies what is delivered: the session table (exactly
@@ -43,6 +46,7 @@ pub mod proposer;
 pub mod quorum;
 pub mod recovery;
 pub mod replica;
+pub mod resend;
 pub mod session;
 pub mod state_machine;
 pub mod tracking;

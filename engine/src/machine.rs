@@ -12,8 +12,6 @@
 //! [`Machine::deadline`] has passed. What can be coalesced is sent there: a batch of all bundles that arrived
 //! in the turn, one cumulative acknowledgement. Nothing waits longer than the turn.
 
-use std::time::Duration;
-
 use thiserror::Error;
 use twostep_crypto::Signed;
 
@@ -383,13 +381,6 @@ pub fn earlier(one: Option<Time>, other: Option<Time>) -> Option<Time> {
         (one, other) => one.or(other),
     }
 }
-
-/// How long to wait before saying something again: T0/4 at first, doubling to T0 (PROTOCOL.md section 3).
-#[must_use]
-pub fn retransmission(t0: Duration, times: u32) -> Duration {
-    (t0 / 4).saturating_mul(1 << times.min(2))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,7 +19,8 @@ use twostep_net::pool::Pool;
 
 use crate::batch::{Batch, Bundle};
 use crate::configuration::Tuning;
-use crate::machine::{Refusal, earlier, retransmission};
+use crate::machine::Refusal;
+use crate::resend::{Earliest, Resend};
 use crate::types::{Decree, Digest, Time, Value};
 use crate::window::{Reset, Window};
 
@@ -34,7 +35,8 @@ pub struct Proposer {
     /// The highest decree that was proposed.
     proposed: Decree,
     slots: Window<Slot>,
-    again_at: Option<Time>,
+    /// When the first slot is to be said again.
+    resend: Earliest,
     /// The digests of retries that were taken in this regency.
     seen: BTreeSet<Digest>,
 }
@@ -42,9 +44,7 @@ pub struct Proposer {
 #[derive(Debug, Default)]
 struct Slot {
     batch: Option<Batch>,
-    /// When the proposal is to be said again; none until it was said once.
-    again_at: Option<Time>,
-    times: u32,
+    resend: Resend,
 }
 
 impl Reset for Slot {
@@ -62,7 +62,7 @@ impl Proposer {
             waiting_bytes: 0,
             proposed: Decree::NONE,
             slots: Window::new(Decree::NONE, window, Slot::default),
-            again_at: None,
+            resend: Earliest::default(),
             seen: BTreeSet::new(),
         }
     }
@@ -114,8 +114,7 @@ impl Proposer {
         let slot = self.slots.get_mut(decree).expect("the decree is open");
         *slot = Slot {
             batch: Some(batch.clone()),
-            again_at: None,
-            times: 0,
+            resend: Resend::default(),
         };
         Some((decree, batch))
     }
@@ -148,7 +147,7 @@ impl Proposer {
         self.waiting.clear();
         self.waiting_bytes = 0;
         self.seen.clear();
-        self.again_at = None;
+        self.resend = Earliest::default();
     }
 
     /// A new leader proposes again what the plan says of an open decree.
@@ -156,8 +155,7 @@ impl Proposer {
         if let Some(slot) = self.slots.get_mut(decree) {
             *slot = Slot {
                 batch: Some(batch),
-                again_at: None,
-                times: 0,
+                resend: Resend::default(),
             };
         }
     }
@@ -170,15 +168,15 @@ impl Proposer {
     /// The proposal was said for the first time.
     pub fn said(&mut self, decree: Decree, now: Time, t0: Duration) {
         if let Some(slot) = self.slots.get_mut(decree) {
-            slot.again_at = Some(now + retransmission(t0, 0));
-            self.again_at = earlier(self.again_at, slot.again_at);
+            slot.resend = Resend::said(now, t0);
+            self.resend.note(&slot.resend);
         }
     }
 
     /// When [`Proposer::say_again`] is due.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
-        self.again_at
+        self.resend.at()
     }
 
     /// Gives every proposal that is due. Those up to `acknowledged`, which n_l − f learners reached, are done.
@@ -189,24 +187,18 @@ impl Proposer {
         acknowledged: Decree,
         mut say: impl FnMut(Decree, &Batch),
     ) {
-        let mut next = None;
+        let mut next = Earliest::default();
         for decree in self.slots.decrees() {
             let slot = self.slots.get_mut(decree).expect("a decree of the window");
-            let (Some(batch), Some(at)) = (&slot.batch, slot.again_at) else {
-                continue;
-            };
+            let Some(batch) = &slot.batch else { continue };
             if decree <= acknowledged {
-                slot.again_at = None;
-                continue;
-            }
-            if at <= now {
+                slot.resend.stop();
+            } else if slot.resend.due(now, t0) {
                 say(decree, batch);
-                slot.times = slot.times.saturating_add(1);
-                slot.again_at = Some(now + retransmission(t0, slot.times));
             }
-            next = earlier(next, slot.again_at);
+            next.note(&slot.resend);
         }
-        self.again_at = next;
+        self.resend = next;
     }
 
     /// A body that it proposed.

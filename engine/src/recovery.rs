@@ -14,7 +14,8 @@
 use std::collections::BTreeMap;
 
 use crate::batch::Batch;
-use crate::types::{Decree, NodeId, NodeSet, Regency, Time, Value};
+use crate::resend::Resend;
+use crate::types::{Decree, NodeId, NodeSet, Regency, Value};
 use crate::voucher::{CheckedReport, Plan, bound};
 
 /// Where a proposer stands in its regency.
@@ -35,9 +36,7 @@ pub struct Gathering {
     /// Its regency.
     pub regency: Regency,
     /// When to ask again for what is missing.
-    pub again_at: Time,
-    /// How often it asked.
-    pub times: u32,
+    pub resend: Resend,
     /// The reports so far, by acceptor; exactly a report quorum once `plan` is there.
     reports: BTreeMap<NodeId, CheckedReport>,
     plan: Option<Plan>,
@@ -48,11 +47,10 @@ pub struct Gathering {
 impl Gathering {
     /// Nothing collected yet.
     #[must_use]
-    pub fn new(regency: Regency, again_at: Time) -> Gathering {
+    pub fn new(regency: Regency, resend: Resend) -> Gathering {
         Gathering {
             regency,
-            again_at,
-            times: 0,
+            resend,
             reports: BTreeMap::new(),
             plan: None,
             bodies: BTreeMap::new(),
@@ -164,7 +162,7 @@ mod tests {
             Examiner::new(&configuration),
             Checkpoints::new(&configuration),
         );
-        let mut gathering = Gathering::new(R, Time(0));
+        let mut gathering = Gathering::new(R, Resend::default());
         for (node, decrees) in (1..).map(NodeId).zip(decrees) {
             let vote = |decree: &u64| ReportedVote {
                 decree: Decree(*decree),

@@ -45,6 +45,7 @@ use crate::message::{
 use crate::peers::{Peers, Readiness};
 use crate::proposer::Proposer;
 use crate::recovery::Lead;
+use crate::resend::Resend;
 use crate::types::{Decree, Digest, NodeId, NodeSet, Party, RecordSeq, Regency, Time, Value};
 use crate::voucher::{Examiner, Plan};
 use crate::window::{Reset, Window};
@@ -171,8 +172,7 @@ struct Execution {
 #[derive(Debug)]
 struct OwnClaim {
     claim: CheckpointClaim,
-    again_at: Time,
-    times: u32,
+    resend: Resend,
 }
 
 /// The periodic pull of a learner with a gap.
@@ -467,13 +467,13 @@ impl<R: Rules> Machine for Replica<R> {
     fn deadline(&self) -> Option<Time> {
         let proposer = self.proposer.as_ref().and_then(Proposer::deadline);
         let acceptor = self.acceptor.as_ref().and_then(Acceptor::deadline);
-        let claim = self.claim.as_ref().map(|own| own.again_at);
+        let claim = self.claim.as_ref().and_then(|own| own.resend.at());
         let election = self
             .election
             .as_ref()
             .and_then(|election| election.deadline(self.regency));
         let gathering = match &self.lead {
-            Lead::Gathering(gathering) => Some(gathering.again_at),
+            Lead::Gathering(gathering) => gathering.resend.at(),
             Lead::Following | Lead::Leading => None,
         };
         [proposer, acceptor, claim, election, gathering, self.pull.at]

@@ -6,10 +6,11 @@ use super::{PULL_MAX, Pull, Replica, Step};
 use crate::acceptor::Rules;
 use crate::batch::Batch;
 use crate::learner::Learner;
-use crate::machine::{Again, Event, Refusal, To, retransmission};
+use crate::machine::{Again, Event, Refusal, To};
 use crate::message::{Message, ProofOfLeadership, Status, Values};
 use crate::quorum::FaultModel;
 use crate::recovery::Lead;
+use crate::resend;
 use crate::types::{Decree, NodeId, NodeSet, Value};
 
 impl<R: Rules> Replica<R> {
@@ -268,7 +269,7 @@ impl<R: Rules> Replica<R> {
             );
             step.fx.observe(Event::SentAgain(Again::Fetch));
         }
-        let wait = retransmission(self.tuning.t0, self.pull.times);
+        let wait = resend::wait(self.tuning.t0, self.pull.times);
         self.pull.up_to = learned.plus(count);
         self.pull.learned = learned;
         self.pull.times = self.pull.times.saturating_add(1);

@@ -19,10 +19,11 @@ use super::{Replica, Say, Step};
 use crate::acceptor::Rules;
 use crate::batch::Batch;
 use crate::election::{Ballots, Pacemaker};
-use crate::machine::{Again, Event, Record, Refusal, To, earlier, retransmission};
+use crate::machine::{Again, Event, Record, Refusal, To, earlier};
 use crate::message::{Message, NewRegency, ProofOfLeadership, RegencyVote, Report};
 use crate::quorum::FaultModel;
 use crate::recovery::{Gathering, Lead};
+use crate::resend::Resend;
 use crate::tracking::Tracking;
 use crate::types::{Decree, NodeId, NodeSet, Party, Regency, Time};
 use crate::voucher::{CheckedReport, Plan};
@@ -33,11 +34,11 @@ pub(super) struct Election {
     pub(super) tracking: Tracking,
     /// The votes of the others; none in mode C.
     ballots: Option<Ballots>,
-    /// The highest regency it voted for, and its vote.
-    voted: Option<Signed<RegencyVote>>,
-    /// When that vote is to be said again; none until it is durable and was said once.
-    again_at: Option<Time>,
-    times: u32,
+    /// The highest regency that it wants, durable or not yet.
+    voted: Regency,
+    /// Its newest vote that was said.
+    said: Option<Signed<RegencyVote>>,
+    resend: Resend,
     progress: Decree,
 }
 
@@ -47,21 +48,19 @@ impl Election {
             pacemaker,
             tracking: Tracking::default(),
             ballots,
-            voted: None,
-            again_at: None,
-            times: 0,
+            voted: Regency(0),
+            said: None,
+            resend: Resend::default(),
             progress: Decree::NONE,
         }
     }
 
-    fn voted(&self) -> Regency {
-        self.voted
-            .as_ref()
-            .map_or(Regency(0), |vote| vote.content.regency)
-    }
-
     pub(super) fn deadline(&self, current: Regency) -> Option<Time> {
-        let again = self.again_at.filter(|_| self.voted() > current);
+        let wanted = self
+            .said
+            .as_ref()
+            .is_some_and(|vote| vote.content.regency > current);
+        let again = self.resend.at().filter(|_| wanted);
         let overdue = self.tracking.deadline(self.pacemaker.timeout() * 4);
         earlier(earlier(self.pacemaker.deadline(), overdue), again)
     }
@@ -110,70 +109,67 @@ impl<R: Rules> Replica<R> {
             self.enter(regency, ProofOfLeadership::default(), step);
             return;
         }
-        let regency = election.voted().max(Regency(self.regency.0 + 1));
+        let regency = election.voted.max(Regency(self.regency.0 + 1));
         step.fx.observe(Event::Suspected { regency });
         self.vote_for(regency, step);
     }
 
     fn vote_for(&mut self, regency: Regency, step: &mut Step<'_>) {
-        let Some(election) = &mut self.election else {
+        let Some(election) = self
+            .election
+            .as_mut()
+            .filter(|election| election.voted < regency)
+        else {
             return;
         };
-        if election.voted() >= regency {
-            return;
-        }
-        let vote = self.identity.signing().sign(
-            &self.scope,
-            Party::Node(self.me),
-            RegencyVote { regency },
-        );
-        election.voted = Some(vote.signed().clone());
-        election.again_at = None;
+        election.voted = regency;
+        let me = Party::Node(self.me);
+        let vote = self
+            .identity
+            .signing()
+            .sign(&self.scope, me, RegencyVote { regency });
         self.recorded.0 += 1;
-        let record = Record::RegencyVote(vote.signed());
-        step.fx.store(self.recorded, &record);
+        step.fx
+            .store(self.recorded, &Record::RegencyVote(vote.signed()));
         self.hold(Say::Vote(vote), step);
     }
 
-    /// The vote is durable: only now does it count here too, since a proof that holds it says it to everyone.
+    /// The own vote is durable: the others hear of it, and it counts.
     pub(super) fn say_vote(&mut self, vote: Verified<RegencyVote>, step: &mut Step<'_>) {
-        let proposers: NodeSet = self.configuration.proposers().iter().copied().collect();
-        step.fx.send(
-            To::Nodes(proposers.minus(NodeSet::one(self.me))),
-            &Message::Vote(vote.signed().clone()),
-        );
-        if let Some(election) = &mut self.election {
-            election.times = 0;
-            election.again_at = Some(step.now + retransmission(self.tuning.t0, 0));
-            if let Some(ballots) = &mut election.ballots {
-                ballots.take(vote);
-            }
+        let others = self.other_proposers();
+        let Some(election) = &mut self.election else {
+            return;
+        };
+        step.fx
+            .send(To::Nodes(others), &Message::Vote(vote.signed().clone()));
+        election.said = Some(vote.signed().clone());
+        election.resend = Resend::said(step.now, self.tuning.t0);
+        if let Some(ballots) = &mut election.ballots {
+            ballots.take(vote);
         }
         self.follow_votes(step);
     }
 
     fn vote_again(&mut self, step: &mut Step<'_>) {
+        let (others, current) = (self.other_proposers(), self.regency);
         let Some(election) = &mut self.election else {
             return;
         };
-        let Some(vote) = election
-            .voted
-            .clone()
-            .filter(|vote| vote.content.regency > self.regency)
-        else {
-            return;
-        };
-        if election.again_at.is_none_or(|at| at > step.now) {
-            return;
+        if let Some(vote) = election
+            .said
+            .as_ref()
+            .filter(|vote| vote.content.regency > current)
+            && election.resend.due(step.now, self.tuning.t0)
+        {
+            step.fx
+                .send(To::Nodes(others), &Message::Vote(vote.clone()));
+            step.fx.observe(Event::SentAgain(Again::Vote));
         }
-        election.times = election.times.saturating_add(1);
-        election.again_at = Some(step.now + retransmission(self.tuning.t0, election.times));
+    }
+
+    pub(super) fn other_proposers(&self) -> NodeSet {
         let proposers: NodeSet = self.configuration.proposers().iter().copied().collect();
-        step.fx.send(
-            To::Nodes(proposers.minus(NodeSet::one(self.me))),
-            &Message::Vote(vote),
-        );
-        step.fx.observe(Event::SentAgain(Again::Vote));
+        proposers.minus(NodeSet::one(self.me))
     }
 
     pub(super) fn take_vote(
@@ -256,8 +252,8 @@ impl<R: Rules> Replica<R> {
             }
         }
         if self.proposer.is_some() && self.leads() {
-            let again_at = step.now + retransmission(self.tuning.t0, 0);
-            self.lead = Lead::Gathering(Gathering::new(regency, again_at));
+            let resend = Resend::said(step.now, self.tuning.t0);
+            self.lead = Lead::Gathering(Gathering::new(regency, resend));
             let acceptors = self.configuration.acceptors().minus(NodeSet::one(self.me));
             let message = Message::Gather {
                 regency,
@@ -432,11 +428,9 @@ impl<R: Rules> Replica<R> {
         let Lead::Gathering(gathering) = &mut self.lead else {
             return;
         };
-        if gathering.again_at > step.now {
+        if !gathering.resend.due(step.now, t0) {
             return;
         }
-        gathering.times = gathering.times.saturating_add(1);
-        gathering.again_at = step.now + retransmission(t0, gathering.times);
         step.fx.observe(Event::SentAgain(Again::Gather));
         if gathering.plan().is_some() {
             self.gather_bodies(step);

@@ -63,14 +63,12 @@ impl<R: Rules> Replica<R> {
     /// A client's retry, whose authenticator was checked: it is tracked until it is known to be executed, and passed
     /// on to the leader and all proposers, so that no leader can censor it (PROTOCOL.md section 4).
     fn take_retry(&mut self, bundle: Bundle, step: &mut Step<'_>) -> Result<(), Refusal> {
-        let proposers: NodeSet = self.configuration.proposers().iter().copied().collect();
         if self.track(&bundle, step) {
             let message = Message::Submit {
                 retry: true,
                 bundle: bundle.bytes(),
             };
-            step.fx
-                .send(To::Nodes(proposers.minus(NodeSet::one(self.me))), &message);
+            step.fx.send(To::Nodes(self.other_proposers()), &message);
         }
         self.order_retry(bundle)
     }

@@ -2,8 +2,9 @@
 
 use super::{OwnClaim, Replica, Say, Standing, Step};
 use crate::acceptor::{Acceptor, Rules};
-use crate::machine::{Again, Event, To, retransmission};
+use crate::machine::{Again, Event, To};
 use crate::message::{Message, Status};
+use crate::resend::Resend;
 use crate::types::{NodeSet, RecordSeq, Time};
 
 impl<R: Rules> Replica<R> {
@@ -41,7 +42,9 @@ impl<R: Rules> Replica<R> {
                     body: batch.body().clone(),
                 };
                 step.fx.send(To::Nodes(receivers.minus(me)), &message);
-                if let Some(proposer) = &mut self.proposer {
+                // A proposal of a regency that is over is not said again.
+                let current = regency == self.regency;
+                if let Some(proposer) = self.proposer.as_mut().filter(|_| current) {
                     proposer.said(decree, step.now, t0);
                 }
                 self.own_proposal(regency, decree, batch, step);
@@ -55,7 +58,7 @@ impl<R: Rules> Replica<R> {
                 step.fx
                     .send(To::Nodes(self.configuration.learners().minus(me)), &message);
                 if let Some(acceptor) = &mut self.acceptor {
-                    acceptor.said(decree, step.now, t0);
+                    acceptor.said(regency, decree, step.now, t0);
                 }
                 if let Some(learner) = &mut self.learner
                     && learner.accepted(self.me, regency, decree, value)
@@ -68,8 +71,7 @@ impl<R: Rules> Replica<R> {
                     .send(To::Nodes(self.others()), &Message::Checkpoint(claim));
                 self.claim = Some(OwnClaim {
                     claim,
-                    again_at: step.now + retransmission(t0, 0),
-                    times: 0,
+                    resend: Resend::said(step.now, t0),
                 });
                 // Outside the window only if a certificate above it came first; then nobody needs it.
                 let _ = self.take_claim(claim, step);
@@ -163,12 +165,12 @@ impl<R: Rules> Replica<R> {
         let low = self.checkpoints.low();
         self.claim.take_if(|own| own.claim.checkpoint.decree <= low);
         let others = self.others();
-        if let Some(own) = self.claim.as_mut().filter(|own| own.again_at <= step.now) {
+        if let Some(own) = &mut self.claim
+            && own.resend.due(step.now, t0)
+        {
             step.fx
                 .send(To::Nodes(others), &Message::Checkpoint(own.claim));
             step.fx.observe(Event::SentAgain(Again::Checkpoint));
-            own.times = own.times.saturating_add(1);
-            own.again_at = step.now + retransmission(t0, own.times);
         }
     }
 
