@@ -197,8 +197,10 @@ impl<R: Rules> Replica<R> {
         certificate: Certificate,
         step: &mut Step<'_>,
     ) -> Result<(), Refusal> {
+        let decree = certificate.decree;
         if self.checkpoints.certificate(certificate)? {
             self.store_low(step);
+            self.compare_results(decree, step);
         }
         Ok(())
     }
