@@ -20,7 +20,7 @@ use twostep_net::NetError;
 
 use crate::config::{LoadConfig, PIPELINE_MAX};
 use crate::ledger::Ledger;
-use crate::report::{Latencies, LoadReport, Sample, per_second};
+use crate::report::{Latencies, LoadReport, Sample, micros, per_second};
 
 /// How often the stop flag is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -242,6 +242,10 @@ impl<F: FnMut(&Sample)> Load<F> {
             return;
         }
         self.ended = self.now;
+        if self.in_flight > 0 {
+            // These calls waited in vain; a pause that lasts until the end is one as well.
+            self.report.paused(self.now.since(self.committed_at));
+        }
         self.phase = Phase::Reading;
         self.until = Some(self.now + self.config.drain);
         let mut operation = Vec::new();
@@ -285,9 +289,11 @@ impl<F: FnMut(&Sample)> Load<F> {
                 reply: Some(reply),
             } => {
                 self.latencies.record(self.now.since(intended));
-                let pause = u64::try_from(self.now.since(self.committed_at).as_micros())
-                    .unwrap_or(u64::MAX);
-                self.report.longest_pause_us = self.report.longest_pause_us.max(pause);
+                self.report.paused(self.now.since(self.committed_at));
+                if self.report.first_commit_us == 0 {
+                    // The loop's clock starts with it.
+                    self.report.first_commit_us = micros(self.now.since(Time(0)));
+                }
                 self.committed_at = self.now;
                 match KeyValueReply::decode(reply) {
                     Ok(KeyValueReply::Number(value)) if value > 0 => {

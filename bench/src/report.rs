@@ -54,7 +54,10 @@ pub struct LoadReport {
     pub p999_us: u64,
     /// The longest call. Microseconds.
     pub max_us: u64,
-    /// The longest time between two commits of any session: how long nothing went on. Microseconds.
+    /// From the start of the load, before its sessions are open, until its first call committed. Microseconds.
+    pub first_commit_us: u64,
+    /// The longest time without a commit of any session while calls were made and answered: how long nothing went on.
+    /// Microseconds.
     pub longest_pause_us: u64,
     /// Calls that were rejected, or answered with something that no increment can give.
     pub errors: u64,
@@ -82,6 +85,15 @@ impl LoadReport {
     pub fn is_clean(&self) -> bool {
         self.errors == 0 && self.gaps == 0 && self.duplicates == 0 && self.unverified == 0
     }
+
+    /// Nothing committed for so long.
+    pub(crate) fn paused(&mut self, pause: Duration) {
+        self.longest_pause_us = self.longest_pause_us.max(micros(pause));
+    }
+}
+
+pub(crate) fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Latencies: of the second that runs, and of all before.
@@ -101,8 +113,7 @@ impl Latencies {
     }
 
     pub(crate) fn record(&mut self, latency: Duration) {
-        self.second
-            .saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+        self.second.saturating_record(micros(latency));
     }
 
     /// Ends the second; its count, p50 and p99.
