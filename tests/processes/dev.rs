@@ -84,6 +84,7 @@ fn a_run_ends_with_a_clean_verdict_in_json() {
         "ready_ms",
         "operations",
         "ops_per_s",
+        "longest_stall_ms",
         "p50_us",
         "p99_us",
         "p999_us",
@@ -143,6 +144,32 @@ fn a_killed_node_is_not_noticed_by_clients() {
     }
 }
 
+/// Another leader takes over, and nothing is lost, reordered or done twice on the way.
+#[test]
+fn the_leader_may_be_killed_as_any_other() {
+    for mode in ["fab", "crash"] {
+        let flags = ["--mode", mode, "--for", "5s", "--json"];
+        let (mut command, folder) = dev(&flags);
+        command.args(["--kill-leader-at", "2s"]);
+        let ended = run(command);
+        ended.ok();
+        let verdict = ended.json();
+        assert_clean(&verdict);
+        let killed = verdict["killed"].as_array().unwrap();
+        assert_eq!(killed.len(), 1, "whoever led then: {verdict}");
+        let number = |name: &str| verdict[name].as_u64().unwrap();
+        assert!(number("regency_changes") >= 1, "{verdict}");
+        assert!(number("regency") >= number("regency_changes"), "{verdict}");
+        // What it takes depends on the machine; that work went on before the end does not.
+        let stall_ms = number("longest_stall_ms");
+        eprintln!("mode {mode}: the longest stall took {stall_ms} ms");
+        assert!((1..5_000).contains(&stall_ms), "{verdict}");
+        let told = |line: &str| line.starts_with("regency ") && line.ends_with(" leads");
+        assert!(ended.stdout.lines().any(told), "{ended:?}");
+        nothing_is_left(&folder);
+    }
+}
+
 #[test]
 fn ctrl_c_ends_it_in_order() {
     let (mut command, folder) = dev(&[]);
@@ -186,7 +213,7 @@ fn nodes_end_with_their_parent() {
 
 #[test]
 fn bad_flags_say_what_was_expected() {
-    let cases: [(&[&str], &str); 7] = [
+    let cases: [(&[&str], &str); 9] = [
         (
             &["--for", "soon"],
             "expected a time such as 10s, 500ms or 2m, found \"soon\"",
@@ -199,6 +226,14 @@ fn bad_flags_say_what_was_expected() {
         (
             &["--kill-at", "1s=1", "--kill-at", "1s=2"],
             "at most f = 1 nodes may be down",
+        ),
+        (
+            &["--kill-at", "1s=1", "--kill-leader-at", "2s"],
+            "at most f = 1 nodes may be down",
+        ),
+        (
+            &["--kill-leader-at", "0=1"],
+            "expected a time such as 10s, 500ms or 2m, found \"0=1\"",
         ),
         (&["--f", "0"], "--f 0: expected 1 to 8"),
         (

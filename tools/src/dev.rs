@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! start ─► READY ─► load ─┬─ a line per second ─┬─► drain ─► learners at rest ─► verdict ─► nothing is left behind
-//!                         └─ k kill, h heal, q ─┘
+//!                         └─ k, l kill, h heal ─┘
 //! ```
 
+use std::collections::VecDeque;
 use std::process::ExitCode;
 use std::sync::mpsc;
 use std::thread;
@@ -14,7 +15,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use twostep_bench::config::StopFlag;
 use twostep_bench::{LoadError, LoadReport, Sample};
-use twostep_engine::node::status::MissingNode;
+use twostep_engine::node::status::{MissingNode, NodeStatus};
 use twostep_engine::node::{NodeOptions, roles_in_words};
 use twostep_engine::quorum::FaultModel;
 use twostep_engine::types::NodeId;
@@ -58,6 +59,9 @@ pub struct DevArgs {
     /// Kill a node after so long, such as 3s=4; may be given several times
     #[arg(long, value_name = "TIME=NODE", value_parser = kill_at)]
     kill_at: Vec<KillAt>,
+    /// Kill whoever leads after so long, such as 3s; may be given several times
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    kill_leader_at: Vec<Duration>,
     /// Print the verdict as a last line of JSON
     #[arg(long)]
     json: bool,
@@ -71,7 +75,14 @@ pub struct DevArgs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct KillAt {
     after: Duration,
-    node: NodeId,
+    whom: Whom,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whom {
+    Node(NodeId),
+    /// Who leads at that time.
+    Leader,
 }
 
 fn kill_at(text: &str) -> Result<KillAt, String> {
@@ -79,8 +90,21 @@ fn kill_at(text: &str) -> Result<KillAt, String> {
     let (after, node) = text.split_once('=').ok_or_else(wrong)?;
     Ok(KillAt {
         after: duration(after)?,
-        node: NodeId(node.parse().map_err(|_| wrong())?),
+        whom: Whom::Node(NodeId(node.parse().map_err(|_| wrong())?)),
     })
+}
+
+impl DevArgs {
+    /// The kills that the flags ask for, the first one first.
+    fn kills(&self) -> VecDeque<KillAt> {
+        let leaders = self.kill_leader_at.iter().map(|after| KillAt {
+            after: *after,
+            whom: Whom::Leader,
+        });
+        let mut kills: Vec<KillAt> = self.kill_at.iter().copied().chain(leaders).collect();
+        kills.sort_by_key(|kill| kill.after);
+        kills.into()
+    }
 }
 
 /// Runs the cluster and judges it; ends with status 0 if the verdict is clean.
@@ -123,6 +147,7 @@ pub fn run(args: &DevArgs) -> Result<ExitCode> {
             );
         }
     }
+    let ready_at = Instant::now();
     let ready_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     screen.line(&format!("READY after {ready_ms} ms: every quorum answers"));
     screen.line(&format!(
@@ -130,7 +155,7 @@ pub fn run(args: &DevArgs) -> Result<ExitCode> {
         cluster.client(1).display()
     ));
     if screen.has_keys() {
-        screen.line("keys: k kill a node   h heal it   q quit");
+        screen.line("keys: k kill a node   l kill the leader   h heal it   q quit");
     }
     let mut run = Run {
         args,
@@ -138,8 +163,10 @@ pub fn run(args: &DevArgs) -> Result<ExitCode> {
         screen,
         interrupt,
         killed: Vec::new(),
+        ready_at,
         began: Instant::now(),
-        next_kill: 0,
+        kills: args.kills(),
+        seen: Seen::default(),
     };
     let Some((load, cpu_s)) = run.under_load()? else {
         return Ok(ExitCode::SUCCESS);
@@ -175,7 +202,11 @@ fn check(args: &DevArgs, mode: FaultModel) -> Result<()> {
         );
     }
     let nodes = mode.acceptors(args.f);
-    let mut killed: Vec<NodeId> = args.kill_at.iter().map(|kill| kill.node).collect();
+    let named = args.kill_at.iter().filter_map(|kill| match kill.whom {
+        Whom::Node(node) => Some(node),
+        Whom::Leader => None,
+    });
+    let mut killed: Vec<NodeId> = named.collect();
     killed.sort_unstable();
     killed.dedup();
     if let Some(node) = killed.iter().find(|node| usize::from(node.0) >= nodes) {
@@ -184,9 +215,9 @@ fn check(args: &DevArgs, mode: FaultModel) -> Result<()> {
             nodes - 1
         );
     }
-    if killed.len() > args.f || killed.len() < args.kill_at.len() {
+    if killed.len() + args.kill_leader_at.len() > args.f || killed.len() < args.kill_at.len() {
         bail!(
-            "--kill-at: at most f = {} nodes may be down, each killed once",
+            "--kill-at and --kill-leader-at: at most f = {} nodes may be down, each killed once",
             args.f
         );
     }
@@ -220,15 +251,41 @@ struct Run<'a> {
     screen: Screen,
     interrupt: Interrupt,
     killed: Vec<u16>,
+    ready_at: Instant,
+    /// When the load began.
     began: Instant,
-    /// How many of the kills that the flags ask for are done.
-    next_kill: usize,
+    /// The kills that the flags ask for and that are not done yet.
+    kills: VecDeque<KillAt>,
+    seen: Seen,
+}
+
+/// What is known of regencies and leaders.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Seen {
+    regency: u64,
+    changes: u64,
+    leader: Option<NodeId>,
+}
+
+impl Seen {
+    /// Whether that is a new regency.
+    fn look(&mut self, regency: u64, leader: NodeId) -> bool {
+        let changed = regency > self.regency;
+        if regency >= self.regency {
+            self.leader = Some(leader);
+        }
+        if changed {
+            self.regency = regency;
+            self.changes += 1;
+        }
+        changed
+    }
 }
 
 impl Run<'_> {
     /// The load's report and the CPU seconds that the nodes took meanwhile; none if it was stopped before its first call.
     fn under_load(&mut self) -> Result<Option<(LoadReport, f64)>> {
-        self.cluster.statuses(false);
+        self.look();
         let cpu_before_s = self.cluster.cpu_s();
         let stop = StopFlag::default();
         let config = self.args.load.config(
@@ -253,7 +310,7 @@ impl Run<'_> {
             .join()
             .map_err(|_| anyhow!("the load generator panicked"))?;
         watched?;
-        self.cluster.statuses(false);
+        self.look();
         let cpu_s = self.cluster.cpu_s() - cpu_before_s;
         match ended {
             Ok(report) => Ok(Some((report, cpu_s))),
@@ -268,24 +325,20 @@ impl Run<'_> {
         seconds: &mpsc::Receiver<Sample>,
         stop: &StopFlag,
     ) -> Result<()> {
-        let mut kills = self.args.kill_at.clone();
-        kills.sort_by_key(|kill| kill.after);
         while !load.is_finished() {
             match self.screen.key(LOOK_EVERY) {
                 Some(Key::Quit) => self.interrupt.raise(),
                 Some(Key::Kill) => self.kill_one()?,
+                Some(Key::KillLeader) => self.kill_leader()?,
                 Some(Key::Heal) => self.heal_one()?,
                 None => {}
             }
             if self.interrupt.is_raised() {
                 stop.stop();
             }
-            while let Some(kill) = kills
-                .get(self.next_kill)
-                .filter(|kill| self.began.elapsed() >= kill.after)
-            {
-                self.next_kill += 1;
-                self.kill(kill.node)?;
+            self.scheduled_kill()?;
+            if self.leader_is_down() {
+                self.look();
             }
             self.cluster.check_children()?;
             while let Ok(sample) = seconds.try_recv() {
@@ -296,65 +349,136 @@ impl Run<'_> {
     }
 
     fn live_line(&mut self, sample: &Sample) {
-        let statuses = self.cluster.statuses(false);
+        let statuses = self.look();
         let nodes = statuses.len();
-        let up = statuses
-            .iter()
-            .filter(|(_, status)| status.is_some())
-            .count();
-        let most = statuses
-            .iter()
-            .filter_map(|(_, status)| status.as_ref())
-            .max_by_key(|status| status.learned);
-        let order = most.map_or(String::new(), |status| {
-            format!(
-                "  decree {}  regency {} (node {} leads)",
-                status.learned, status.regency, status.leader
-            )
+        let learned = statuses.iter().flatten().map(|status| status.learned);
+        let order = learned.max().map_or(String::new(), |learned| {
+            let leader = match self.seen.leader {
+                Some(leader) if self.leader_is_down() => format!("leader {leader} is down"),
+                Some(leader) => format!("node {leader} leads"),
+                None => "no leader".to_owned(),
+            };
+            let regency = self.seen.regency;
+            format!("  decree {learned}  regency {regency} ({leader})")
         });
+        let up = statuses.iter().flatten().count();
         self.screen.line(&format!(
             "{}  nodes {up}/{nodes}{order}",
             sample_line(sample)
         ));
     }
 
-    fn kill(&mut self, node: NodeId) -> Result<()> {
-        if self.leader() == Some(node) {
-            self.screen.line("the leader goes: this version has no leader change yet, so the order stands still from here");
+    /// Asks all nodes, and tells if somebody else leads now.
+    fn look(&mut self) -> Vec<Option<NodeStatus>> {
+        let answers = self.cluster.statuses(false);
+        let statuses: Vec<_> = answers.into_iter().map(|(_, status)| status).collect();
+        let highest = statuses
+            .iter()
+            .flatten()
+            .max_by_key(|status| status.regency);
+        if let Some(status) = highest
+            && self.seen.look(status.regency, NodeId(status.leader))
+        {
+            self.screen.line(&format!(
+                "regency {}: node {} leads",
+                status.regency, status.leader
+            ));
         }
-        self.cluster.kill(node)?;
-        self.killed.push(node.0);
-        self.screen.line(&format!("killed node {node} (SIGKILL)"));
-        Ok(())
+        statuses
     }
 
-    /// Kills the node that is the next to go: not the leader, execution replicas first, never more than f in all.
-    fn kill_one(&mut self) -> Result<()> {
-        let faulty = self.cluster.faulty();
-        let live = self.cluster.live();
-        let leader = self.leader();
-        let learners = self.cluster.configuration().learners();
-        let may_go = |node: &&NodeId| {
-            // A node that came back without its disk counts among f already, so it may go again.
-            leader != Some(**node) && (faulty.len() < self.args.f || faulty.contains(node))
-        };
-        match live
-            .iter()
-            .filter(may_go)
-            .max_by_key(|node| (learners.contains(**node), node.0))
+    fn leader_is_down(&self) -> bool {
+        let leader = self.seen.leader;
+        leader.is_some_and(|leader| self.cluster.down().contains(&leader))
+    }
+
+    /// The next kill that the flags ask for, if it is due.
+    fn scheduled_kill(&mut self) -> Result<()> {
+        let elapsed = self.began.elapsed();
+        let Some(kill) = self
+            .kills
+            .front()
             .copied()
-        {
-            Some(node) => self.kill(node),
+            .filter(|kill| elapsed >= kill.after)
+        else {
+            return Ok(());
+        };
+        let node = match kill.whom {
+            Whom::Node(node) => Some(node),
+            Whom::Leader => {
+                self.look();
+                self.seen.leader
+            }
+        };
+        // Between two leaders nobody leads: the kill waits for the next one.
+        if kill.whom == Whom::Leader && (node.is_none() || self.leader_is_down()) {
+            return Ok(());
+        }
+        self.kills.pop_front();
+        node.map_or(Ok(()), |node| self.kill(node))
+    }
+
+    fn kill_leader(&mut self) -> Result<()> {
+        self.look();
+        match self.seen.leader {
+            Some(leader) => self.kill(leader),
             None => {
-                let list: Vec<String> = faulty.iter().map(NodeId::to_string).collect();
-                self.screen.line(&format!(
-                    "at most f = {} nodes may be faulty, and {} is down or abstains since it lost its disk",
-                    self.args.f,
-                    list.join(", ")
-                ));
+                self.screen.line("nobody leads now");
                 Ok(())
             }
         }
+    }
+
+    /// Kills any of the nodes that may go.
+    fn kill_one(&mut self) -> Result<()> {
+        let live = self.cluster.live();
+        let may_go: Vec<NodeId> = live.into_iter().filter(|node| self.may_go(*node)).collect();
+        // When somebody presses a key is as random as it has to be.
+        let drawn = self.began.elapsed().subsec_micros() as usize % may_go.len().max(1);
+        match may_go.get(drawn) {
+            Some(node) => self.kill(*node),
+            None => {
+                self.refuse_to_kill();
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether no more than f are faulty without this one. One that came back without its disk counts among f already.
+    fn may_go(&self, node: NodeId) -> bool {
+        let faulty = self.cluster.faulty();
+        faulty.len() < self.args.f || faulty.contains(&node)
+    }
+
+    fn refuse_to_kill(&self) {
+        let faulty = self.cluster.faulty();
+        let list: Vec<String> = faulty.iter().map(NodeId::to_string).collect();
+        self.screen.line(&format!(
+            "at most f = {} nodes may be faulty, and {} is down or abstains since it lost its disk",
+            self.args.f,
+            list.join(", ")
+        ));
+    }
+
+    fn kill(&mut self, node: NodeId) -> Result<()> {
+        if self.cluster.down().contains(&node) {
+            self.screen.line(&format!("node {node} is down already"));
+            return Ok(());
+        }
+        if !self.may_go(node) {
+            self.refuse_to_kill();
+            return Ok(());
+        }
+        self.cluster.kill(node)?;
+        self.killed.push(node.0);
+        let led = if self.seen.leader == Some(node) {
+            ", which led"
+        } else {
+            ""
+        };
+        self.screen
+            .line(&format!("killed node {node}{led} (SIGKILL)"));
+        Ok(())
     }
 
     fn heal_one(&mut self) -> Result<()> {
@@ -367,15 +491,6 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn leader(&mut self) -> Option<NodeId> {
-        let statuses = self.cluster.statuses(false);
-        let highest = statuses
-            .into_iter()
-            .filter_map(|(_, status)| status)
-            .max_by_key(|status| status.regency);
-        highest.map(|status| NodeId(status.leader))
-    }
-
     fn judge(&mut self, load: LoadReport, ready_ms: u64, cpu_s: f64) -> Verdict {
         let patience = if self.interrupt.is_raised() {
             REST_WITHIN_INTERRUPTED
@@ -383,6 +498,8 @@ impl Run<'_> {
             REST_WITHIN
         };
         let agreement = compare_learners(&mut self.cluster, patience);
+        let before_load = self.began - self.ready_at;
+        let before_load_us = u64::try_from(before_load.as_micros()).unwrap_or(u64::MAX);
         let configuration = self.cluster.configuration();
         #[expect(clippy::cast_precision_loss, reason = "a mean is rounded anyway")]
         let operations = load.operations.max(1) as f64;
@@ -397,6 +514,12 @@ impl Run<'_> {
             agreed_decree: agreement.decree,
             learners_compared: agreement.compared,
             learners_left_out: agreement.left_out,
+            longest_stall_ms: load
+                .longest_pause_us
+                .max(before_load_us.saturating_add(load.first_commit_us))
+                / 1000,
+            regency_changes: self.seen.changes,
+            regency: self.seen.regency,
             killed: self.killed.clone(),
             load,
         }
@@ -413,7 +536,7 @@ mod tests {
             kill_at("3s=4"),
             Ok(KillAt {
                 after: Duration::from_secs(3),
-                node: NodeId(4)
+                whom: Whom::Node(NodeId(4))
             })
         );
         assert_eq!(
@@ -429,6 +552,23 @@ mod tests {
             kill_at("soon=4")
                 .unwrap_err()
                 .starts_with("expected a time")
+        );
+    }
+
+    #[test]
+    fn a_higher_regency_is_a_change_and_a_lower_one_is_old_news() {
+        let mut seen = Seen::default();
+        assert!(!seen.look(0, NodeId(0)));
+        assert_eq!((seen.changes, seen.leader), (0, Some(NodeId(0))));
+        assert!(seen.look(2, NodeId(2)));
+        assert!(!seen.look(1, NodeId(1)));
+        assert_eq!(
+            seen,
+            Seen {
+                regency: 2,
+                changes: 1,
+                leader: Some(NodeId(2))
+            }
         );
     }
 }

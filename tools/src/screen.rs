@@ -11,6 +11,8 @@ use crossterm::terminal;
 pub enum Key {
     /// Kill a node.
     Kill,
+    /// Kill the leader.
+    KillLeader,
     /// Start a killed node again.
     Heal,
     /// End.
@@ -76,6 +78,7 @@ impl Screen {
             KeyCode::Char('c' | 'd') if control => Some(Key::Quit),
             KeyCode::Char('q') | KeyCode::Esc => Some(Key::Quit),
             KeyCode::Char('k') => Some(Key::Kill),
+            KeyCode::Char('l') => Some(Key::KillLeader),
             KeyCode::Char('h') => Some(Key::Heal),
             _ => None,
         }

@@ -33,6 +33,13 @@ pub struct Verdict {
     pub learners_compared: Vec<u16>,
     /// The learners that were not, and why.
     pub learners_left_out: Vec<LeftOut>,
+    /// The longest time in which no client got a committed reply, from READY to the end of the load: opening sessions, a
+    /// leader change, or calls that waited in vain until the end. Milliseconds.
+    pub longest_stall_ms: u64,
+    /// How often a higher regency was seen than before. `dev` looks once a second, and all the time after it killed a leader.
+    pub regency_changes: u64,
+    /// The highest regency that was seen; a cluster starts in 0.
+    pub regency: u64,
     /// The nodes that were killed, in order.
     pub killed: Vec<u16>,
     /// What the load generator counted.
@@ -159,6 +166,15 @@ impl Verdict {
         add(format!(
             "{:.1} µs of CPU per operation in all nodes together",
             self.cpu_us_per_op
+        ));
+        add(match self.regency_changes {
+            0 => "the first leader led to the end".to_owned(),
+            1 => format!("1 leader change, to regency {}", self.regency),
+            changes => format!("{changes} leader changes, to regency {}", self.regency),
+        });
+        add(format!(
+            "longest stall, from READY to the end: {}",
+            crate::load::time(self.longest_stall_ms.saturating_mul(1000))
         ));
         let list: Vec<String> = self.learners_compared.iter().map(u16::to_string).collect();
         let verb = if self.learners_agree {
