@@ -100,10 +100,15 @@ pub fn run(args: &TestnetArgs) -> Result<ExitCode> {
         args.clients
     );
     println!(
-        "start each node:  twostep node --config {dir}/node-0/config.toml --first-start     (0 to {})",
+        "start one node:   twostep node --config {dir}/node-0/config.toml --first-start     (0 to {})",
         nodes - 1
     );
+    println!(
+        "all, in a shell:  (for node in {dir}/node-*; do twostep node --config \"$node/config.toml\" --first-start & done; wait)"
+    );
     println!("then:             twostep status --dir {dir}");
-    println!("                  twostep client put hello world --cluster {dir}/client-0");
+    if args.clients > 0 {
+        println!("                  twostep client put hello world --cluster {dir}/client-0");
+    }
     Ok(ExitCode::SUCCESS)
 }
