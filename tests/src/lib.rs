@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`plan`] | what a seed draws: topology, W, K, links, disks, faults, clients; and the progress bound |
 //! | [`world`], [`host`], [`client`] | the event loop, a node in it, a client in it |
+//! | [`actors`] | Byzantine nodes: named strategies around real replicas |
 //! | [`network`], [`disk`], [`random`] | virtual links, virtual disks, the one source of chance |
 //! | [`checkers`] | agreement, order, validity, exactly once, chosen, durability, I3′ |
 //! | [`trace`], [`describe`] | the hash of a run, and its transcript for people |
@@ -16,6 +17,7 @@
 //!
 //! A seed that fails is replayed with `twostep sim --seed N --trace`: same seed, same run, same trace hash.
 
+pub mod actors;
 pub mod checkers;
 pub mod client;
 pub mod describe;

@@ -5,10 +5,12 @@
 
 use std::time::Duration;
 
-use twostep_engine::configuration::{Limits, Tuning};
+use twostep_engine::configuration::{Limits, Roles, Tuning};
 use twostep_engine::quorum::FaultModel;
 use twostep_engine::types::{NodeId, NodeSet};
 
+use crate::actors::STRATEGIES;
+use crate::actors::troupe::Actor;
 use crate::disk::{Fate, SyncProfile};
 use crate::network::LinkProfile;
 use crate::random::Random;
@@ -26,6 +28,18 @@ pub struct SimOptions {
     /// Let the leader of regency 0 stop as well. Only where proposers learn: others cannot tell yet when a
     /// request was executed, and so suspect nobody.
     pub leader_stops: bool,
+    /// Whether nodes lie.
+    pub faults: Faults,
+}
+
+/// What may be wrong with nodes beside stopping.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Faults {
+    /// Nothing.
+    #[default]
+    None,
+    /// Up to f nodes of every class play strategies of [`crate::actors`]; in mode C the first leader stops as well.
+    All,
 }
 
 impl Default for SimOptions {
@@ -35,6 +49,7 @@ impl Default for SimOptions {
             f: 1,
             topology: None,
             leader_stops: false,
+            faults: Faults::None,
         }
     }
 }
@@ -69,6 +84,8 @@ pub struct Plan {
     pub clients: ClientPlan,
     /// What strikes, in the order in which it strikes.
     pub faults: Vec<Fault>,
+    /// Who lies, and how.
+    pub actors: Vec<Actor>,
 }
 
 /// How many clients there are and what they do.
@@ -129,6 +146,45 @@ impl Plan {
     /// What `seed` draws.
     #[must_use]
     pub fn draw(options: &SimOptions, seed: u64) -> Plan {
+        match options.faults {
+            Faults::None => Plan::draw_world(options, seed),
+            Faults::All => Plan::draw_liars(options, seed),
+        }
+    }
+
+    /// A world as without liars, in which liars take the place of nodes that stop.
+    fn draw_liars(options: &SimOptions, seed: u64) -> Plan {
+        let random = &mut Random::fork(seed, "actors");
+        let topology = if random.chance(850) {
+            Topology::Shared
+        } else {
+            Topology::Separate
+        };
+        let options = &SimOptions {
+            topology: options.topology.or(Some(topology)),
+            leader_stops: true,
+            ..*options
+        };
+        let mut plan = Plan::draw_world(options, seed);
+        if options.model == FaultModel::Crash {
+            return plan;
+        }
+        // With f > 1 one of the faults may be a stop.
+        let mut stops = (random.chance(300) && options.f > 1).then_some(());
+        let mut stopped = None;
+        plan.faults.retain(|fault| match fault.what {
+            FaultKind::Crash { node, .. } => {
+                let stays = stops.take().is_some();
+                stopped = stopped.or(stays.then_some(node));
+                stays
+            }
+            FaultKind::Cut { .. } => true,
+        });
+        plan.actors = liars(random, options, plan.topology, stopped);
+        plan
+    }
+
+    fn draw_world(options: &SimOptions, seed: u64) -> Plan {
         let mut random = Random::fork(seed, "plan");
         let random = &mut random;
         let topology = options
@@ -179,6 +235,7 @@ impl Plan {
             turn_ns: *random.pick(&[0, 1_000, 20_000, 100_000]),
             clients,
             faults,
+            actors: Vec::new(),
         }
     }
 
@@ -210,6 +267,7 @@ impl Plan {
                 put_per_mille: 0,
             },
             faults: Vec::new(),
+            actors: Vec::new(),
         }
     }
 
@@ -323,11 +381,7 @@ fn faults(
 
 /// Up to f acceptors and up to f learners; the leader of regency 0 only if asked for.
 /// A proposer may stop as well where it has no other role: it is not needed.
-fn victims(
-    random: &mut Random,
-    options: &SimOptions,
-    roles: &[twostep_engine::configuration::Roles],
-) -> Vec<usize> {
+fn victims(random: &mut Random, options: &SimOptions, roles: &[Roles]) -> Vec<usize> {
     let f = options.f;
     let leader = roles
         .iter()
@@ -356,6 +410,60 @@ fn victims(
     victims
 }
 
+/// Up to f liars in every class beside the node that stops, each with one to three strategies.
+fn liars(
+    random: &mut Random,
+    options: &SimOptions,
+    topology: Topology,
+    stopped: Option<NodeId>,
+) -> Vec<Actor> {
+    let f = options.f;
+    let roles = roles(options.model, f, topology);
+    let mut candidates: Vec<usize> = (0..roles.len()).collect();
+    let mut order = random.draw(&mut candidates, roles.len());
+    if random.chance(600) {
+        order.insert(0, 0);
+    }
+    let id = |node: usize| NodeId(u16::try_from(node).expect("a configuration has few nodes"));
+    let mut actors: Vec<Actor> = Vec::new();
+    let mut used = [0; 3];
+    let held = |node: usize| {
+        let Roles {
+            acceptor,
+            learner,
+            proposer,
+        } = roles[node];
+        [acceptor, learner, proposer].map(usize::from)
+    };
+    if let Some(node) = stopped {
+        used = held(usize::from(node.0));
+    }
+    // As with stops: where proposers do not learn, nobody deposes the first one yet.
+    let fixed = (topology == Topology::Separate).then_some(0);
+    for node in order {
+        let known = actors.iter().any(|actor| actor.node == id(node));
+        let after: Vec<usize> = (0..3)
+            .map(|class| used[class] + held(node)[class])
+            .collect();
+        if known
+            || stopped == Some(id(node))
+            || fixed == Some(node)
+            || after.iter().any(|count| *count > f)
+        {
+            continue;
+        }
+        used.copy_from_slice(&after);
+        let fits = STRATEGIES.iter().filter(|entry| (entry.fits)(&roles[node]));
+        let mut names: Vec<&'static str> = fits.map(|entry| entry.name).collect();
+        let count = usize::try_from(random.between(1, 3)).expect("small");
+        actors.push(Actor {
+            node: id(node),
+            strategies: random.draw(&mut names, count),
+        });
+    }
+    actors
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -380,8 +488,7 @@ mod tests {
                 let options = SimOptions {
                     model,
                     f: 1 + usize::try_from(seed % 3).unwrap(),
-                    topology: None,
-                    leader_stops: false,
+                    ..SimOptions::default()
                 };
                 let plan = Plan::draw(&options, seed);
                 assert!((8..=256).contains(&plan.limits.window));

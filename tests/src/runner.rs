@@ -18,6 +18,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::actors::plot::Lies;
+use crate::actors::troupe::Troupe;
 use crate::checkers::Violation;
 use crate::plan::{CHECKPOINTS_MIN, OPERATIONS_MIN, Plan, SimOptions};
 use crate::world::{Cast, Honest, World};
@@ -37,6 +39,10 @@ pub struct SeedReport {
     pub checkpoints: u64,
     /// Virtual time. Milliseconds.
     pub virtual_ms: u64,
+    /// Regencies above 0 that correct nodes entered.
+    pub regency_changes: u64,
+    /// How often the liars lied, by strategy.
+    pub lies: BTreeMap<&'static str, Lies>,
     /// The property that was violated, and how.
     pub violation: Option<String>,
     /// What did not happen in time.
@@ -62,8 +68,27 @@ pub struct SimReport {
     pub operations: Spread,
     /// Certified checkpoints per seed.
     pub checkpoints: Spread,
+    /// Regencies above 0 that correct nodes entered, in all seeds.
+    pub regency_changes: u64,
+    /// Seeds in which the regency changed.
+    pub seeds_with_regency_change: u64,
+    /// How often which strategy was played, and lied.
+    pub strategies: BTreeMap<&'static str, Played>,
     /// The seeds that violated or stalled, at most [`FAILURES_MAX`] of them.
     pub failures: Vec<SeedReport>,
+}
+
+/// How often a strategy was played in a range of seeds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Played {
+    /// Seeds in which some node played it.
+    pub seeds: u64,
+    /// Seeds in which a lie of it was received.
+    pub seeds_received: u64,
+    /// Lies that were told.
+    pub lies_sent: u64,
+    /// Lies that a correct party took in.
+    pub lies_received: u64,
 }
 
 /// Failing seeds that a report lists.
@@ -103,7 +128,12 @@ impl SeedReport {
 /// Runs one seed.
 #[must_use]
 pub fn run_seed(options: &SimOptions, seed: u64) -> SeedReport {
-    run_plan(Plan::draw(options, seed), seed, &Honest)
+    let plan = Plan::draw(options, seed);
+    if plan.actors.is_empty() {
+        return run_plan(plan, seed, &Honest);
+    }
+    let troupe = Troupe::new(plan.actors.clone(), seed);
+    run_plan(plan, seed, &troupe)
 }
 
 /// Runs one plan with a cast of its own.
@@ -121,7 +151,8 @@ pub fn run_plan(plan: Plan, seed: u64, cast: &dyn Cast) -> SeedReport {
 pub fn trace(options: &SimOptions, seed: u64, out: &mut dyn Write) -> io::Result<SeedReport> {
     let plan = Plan::draw(options, seed);
     writeln!(out, "seed {seed}: {plan:#?}")?;
-    let mut world = World::new(plan, seed, &Honest, true);
+    let troupe = Troupe::new(plan.actors.clone(), seed);
+    let mut world = World::new(plan, seed, &troupe, true);
     let mut failed = None;
     let verdict = live(&mut world, &mut |world| {
         for line in world.take_lines() {
@@ -209,6 +240,9 @@ struct Totals {
     decrees: Vec<u64>,
     operations: Vec<u64>,
     checkpoints: Vec<u64>,
+    regency_changes: u64,
+    seeds_with_regency_change: u64,
+    strategies: BTreeMap<&'static str, Played>,
     failures: Vec<SeedReport>,
 }
 
@@ -220,6 +254,15 @@ impl Totals {
         self.decrees.push(report.decrees);
         self.operations.push(report.operations);
         self.checkpoints.push(report.checkpoints);
+        self.regency_changes += report.regency_changes;
+        self.seeds_with_regency_change += u64::from(report.regency_changes > 0);
+        for (name, lies) in &report.lies {
+            let played = self.strategies.entry(name).or_default();
+            played.seeds += 1;
+            played.seeds_received += u64::from(lies.received > 0);
+            played.lies_sent += lies.sent;
+            played.lies_received += lies.received;
+        }
         if !report.is_clean() && self.failures.len() < FAILURES_MAX {
             self.failures.push(report);
         }
@@ -234,6 +277,9 @@ impl Totals {
             decrees: Spread::of(self.decrees),
             operations: Spread::of(self.operations),
             checkpoints: Spread::of(self.checkpoints),
+            regency_changes: self.regency_changes,
+            seeds_with_regency_change: self.seeds_with_regency_change,
+            strategies: self.strategies,
             failures: self.failures,
         }
     }
@@ -278,7 +324,7 @@ fn live(world: &mut World<'_>, watch: Watch<'_>) -> Result<(), Ended> {
 
     world.heal();
     let before = world.decrees();
-    let bound = world.plan().progress_bound();
+    let bound = world.progress_bound();
     let all_moved = |world: &World<'_>| {
         world
             .correct_learners()
@@ -362,6 +408,8 @@ fn report(world: &World<'_>, seed: u64, verdict: Result<(), Ended>) -> SeedRepor
         operations: world.committed(),
         checkpoints: world.certified().0 / world.plan().limits.checkpoint_every,
         virtual_ms: world.now().0 / 1_000_000,
+        regency_changes: world.regency_changes(),
+        lies: world.lies(),
         violation,
         stall,
         trace: world.trace_hash(),

@@ -14,7 +14,7 @@ mod nodes;
 mod queue;
 mod watching;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use twostep_engine::admission::ClientDirectory;
@@ -23,11 +23,12 @@ use twostep_engine::executor::Executor;
 use twostep_engine::key_value::KeyValue;
 use twostep_engine::machine::{Event, Machine};
 use twostep_engine::replica::{Replica, Setup, Standing};
-use twostep_engine::types::{ClientId, Decree, NodeId, NodeSet, Time};
+use twostep_engine::types::{ClientId, Decree, NodeId, NodeSet, Regency, Time};
 use twostep_engine::wire::Bounds;
 use twostep_net::pool::{Body, Pool};
 
 use self::queue::{Happening, Queue};
+use crate::actors::plot::Lies;
 use crate::checkers::history::HistoryChecker;
 use crate::checkers::order::OrderChecker;
 use crate::checkers::said::SaidChecker;
@@ -59,6 +60,14 @@ pub trait Cast {
     /// The nodes that may say anything: the checkers do not hold them to their word.
     fn byzantine(&self) -> NodeSet {
         NodeSet::EMPTY
+    }
+
+    /// A correct party takes in what a Byzantine node said.
+    fn arrived(&self, _from: NodeId, _bytes: &[u8]) {}
+
+    /// How often which strategy lied.
+    fn lies(&self) -> BTreeMap<&'static str, Lies> {
+        BTreeMap::new()
     }
 }
 
@@ -92,6 +101,9 @@ pub struct World<'c> {
     order: OrderChecker,
     said: SaidChecker,
     history: HistoryChecker,
+    byzantine: NodeSet,
+    /// Regencies above 0 that some correct node entered.
+    regencies: BTreeSet<Regency>,
     certified: Decree,
     committed: u64,
     observed: Vec<Observed>,
@@ -186,6 +198,8 @@ impl<'c> World<'c> {
             order: OrderChecker::new(roles.len()),
             said: SaidChecker::new(&roles, classes, plan.limits.window, cast.byzantine()),
             history,
+            byzantine: cast.byzantine(),
+            regencies: BTreeSet::new(),
             certified: Decree::NONE,
             committed: 0,
             observed: Vec::new(),

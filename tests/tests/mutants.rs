@@ -10,7 +10,7 @@ use twostep_engine::message::Message;
 use twostep_engine::quorum::{FaultModel, Quorums};
 use twostep_engine::replica::{Replica, Setup};
 use twostep_engine::types::{Decree, NodeId, NodeSet, Party, RecordSeq, Regency, Time, Value};
-use twostep_tests::plan::{Plan, SimOptions};
+use twostep_tests::plan::{Faults, Plan, SimOptions};
 use twostep_tests::runner::run_plan;
 use twostep_tests::world::{Cast, Honest, World};
 
@@ -25,6 +25,7 @@ fn is_found(model: FaultModel, cast: &dyn Cast, expected: &str) {
         f: 1,
         topology: None,
         leader_stops: false,
+        faults: Faults::None,
     };
     for seed in 0..SEEDS {
         let plan = Plan::draw(&options, seed);
@@ -286,6 +287,7 @@ fn a_learner_that_delivers_another_order_is_found() {
         f: 1,
         topology: Some(twostep_tests::topology::Topology::Shared),
         leader_stops: false,
+        faults: Faults::None,
     };
     let violation = run_plan(Plan::draw(&options, 1), 1, &cast)
         .violation
@@ -400,6 +402,7 @@ fn acceptors_that_vote_twice_are_found() {
         f: 1,
         topology: None,
         leader_stops: false,
+        faults: Faults::None,
     };
     let cast = Equivocation {
         acceptors_check: false,
@@ -417,6 +420,7 @@ fn acceptors_that_vote_once_bear_a_two_faced_leader() {
         f: 1,
         topology: None,
         leader_stops: false,
+        faults: Faults::None,
     };
     let cast = Equivocation {
         acceptors_check: true,

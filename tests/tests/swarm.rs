@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use twostep_engine::quorum::FaultModel;
-use twostep_tests::plan::{CHECKPOINTS_MIN, OPERATIONS_MIN, SimOptions};
+use twostep_tests::plan::{CHECKPOINTS_MIN, Faults, OPERATIONS_MIN, SimOptions};
 use twostep_tests::runner::{SimReport, run_range, run_seed};
 use twostep_tests::topology::Topology;
 
@@ -15,6 +15,7 @@ fn swarm(model: FaultModel, f: usize, first: u64, count: u64) -> SimReport {
             f,
             topology,
             leader_stops: false,
+            faults: Faults::None,
         },
         first,
         count,
@@ -30,6 +31,7 @@ fn swarm_without_its_leader(model: FaultModel, f: usize, first: u64, count: u64)
             f,
             topology,
             leader_stops: true,
+            faults: Faults::None,
         },
         first,
         count,
@@ -91,6 +93,7 @@ fn the_same_seed_is_the_same_run() {
             f: 1,
             topology: None,
             leader_stops: false,
+            faults: Faults::None,
         };
         assert_eq!(run_seed(&options, 11), run_seed(&options, 11));
         assert_ne!(run_seed(&options, 11).trace, run_seed(&options, 12).trace);

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use twostep_engine::quorum::FaultModel;
-use twostep_tests::plan::SimOptions;
+use twostep_tests::plan::{Faults, SimOptions};
 use twostep_tests::runner::{SeedReport, SimReport, run_range, run_seed, trace};
 use twostep_tests::topology::Topology;
 
@@ -44,6 +44,9 @@ pub struct SimArgs {
     /// Let the first leader stop as well, so that another proposer must take over
     #[arg(long)]
     leader_stops: bool,
+    /// Whether up to that many nodes lie; in crash mode the first leader stops
+    #[arg(long, value_enum, default_value_t = FaultsFlag::None)]
+    faults: FaultsFlag,
     /// Print the report as a last line of JSON
     #[arg(long)]
     json: bool,
@@ -56,6 +59,15 @@ enum TopologyFlag {
     Shared,
     /// Every role on a node of its own
     Separate,
+}
+
+/// What is wrong with nodes beside stopping.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum FaultsFlag {
+    /// Nothing
+    None,
+    /// They play every strategy there is
+    All,
 }
 
 fn seeds(text: &str) -> Result<Range<u64>, String> {
@@ -82,6 +94,10 @@ pub fn run(args: &SimArgs) -> Result<ExitCode> {
             TopologyFlag::Separate => Topology::Separate,
         }),
         leader_stops: args.leader_stops,
+        faults: match args.faults {
+            FaultsFlag::None => Faults::None,
+            FaultsFlag::All => Faults::All,
+        },
     };
     match args.seed {
         Some(seed) => one(args, &options, seed),
@@ -180,13 +196,17 @@ fn seed_line(args: &SimArgs, report: &SeedReport) -> String {
     let hint = if report.is_clean() || args.trace {
         String::new()
     } else {
+        let faults = match args.faults {
+            FaultsFlag::None => "",
+            FaultsFlag::All => " --faults all",
+        };
         let topology = match args.topology {
             Some(TopologyFlag::Shared) => " --topology shared",
             Some(TopologyFlag::Separate) => " --topology separate",
             None => "",
         };
         format!(
-            "\n  see it: twostep sim --mode {mode} --f {}{topology} --seed {} --trace",
+            "\n  see it: twostep sim --mode {mode} --f {}{topology}{faults} --seed {} --trace",
             args.f, report.seed
         )
     };

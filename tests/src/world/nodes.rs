@@ -33,6 +33,10 @@ impl World<'_> {
         })
     }
 
+    pub(super) fn is_byzantine(&self, end: End) -> bool {
+        matches!(end, End::Node(node) if self.byzantine.contains(node))
+    }
+
     pub(super) fn schedule_tick(&mut self, node: NodeId, at: Time) {
         let host = &mut self.hosts[usize::from(node.0)];
         if host.tick_at.is_none_or(|tick_at| at < tick_at) {
@@ -58,12 +62,23 @@ impl World<'_> {
         self.trace
             .event(self.now, Kind::Arrived, u64::from(node.0), bytes);
         let pool = self.pool.clone();
-        let message = wire::decode(bytes, &pool, &self.bounds).map_err(|error| {
-            (
-                Property::Conduct,
-                format!("{from} sent n{} what is no message: {error}", node.0),
-            )
-        })?;
+        let message = match wire::decode(bytes, &pool, &self.bounds) {
+            Ok(message) => message,
+            // A link drops what is no message.
+            Err(_) if self.is_byzantine(from) => return Ok(()),
+            Err(error) => {
+                return Err((
+                    Property::Conduct,
+                    format!("{from} sent n{} what is no message: {error}", node.0),
+                ));
+            }
+        };
+        if let End::Node(from) = from
+            && self.byzantine.contains(from)
+            && !self.byzantine.contains(node)
+        {
+            self.cast.arrived(from, bytes);
+        }
         self.trace.line(self.now, || {
             format!("{from} → n{}: {}", node.0, describe::message(&message))
         });
@@ -186,9 +201,11 @@ impl World<'_> {
                 self.queue.push(at, Happening::Stored { node, run, seq });
             }
             Wish::Deliver(decree, batch) => {
-                self.said.delivered(node, decree, batch.value())?;
-                if self.order.deliver(node, decree, &batch)? {
-                    self.history.apply(decree, &batch);
+                if !self.byzantine.contains(node) {
+                    self.said.delivered(node, decree, batch.value())?;
+                    if self.order.deliver(node, decree, &batch)? {
+                        self.history.apply(decree, &batch);
+                    }
                 }
                 let idle = self.hosts[usize::from(node.0)].backlog.is_empty();
                 self.hosts[usize::from(node.0)]
@@ -203,7 +220,11 @@ impl World<'_> {
                 self.queue
                     .push(self.now, Happening::Found { node, run, bundle });
             }
+            Wish::Observe(_) if self.byzantine.contains(node) => {}
             Wish::Observe(event) => {
+                if let Event::Regency { regency } = event {
+                    self.regencies.insert(regency);
+                }
                 if let Event::Low { decree } = event {
                     self.certified = self.certified.max(decree);
                     let low = &mut self.hosts[usize::from(node.0)].low;
@@ -268,7 +289,11 @@ impl World<'_> {
             .line(self.now, || format!("n{} executes d{decree}", node.0));
         let mut executor = self.take_executor(node);
         let executed = executor.execute(decree, &batch);
-        let checked = self.history.executed(node, decree, executed.results);
+        let checked = if self.byzantine.contains(node) {
+            Ok(())
+        } else {
+            self.history.executed(node, decree, executed.results)
+        };
         let input = Input::Executed {
             decree,
             replies: executed.replies,

@@ -1,11 +1,14 @@
 //! What can be seen of a world: how far it is, what was observed, and whether its states are equal.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use twostep_engine::configuration::Configuration;
 use twostep_engine::types::{Decree, NodeId, NodeSet, Time};
 
 use super::{Observed, World};
+use crate::actors::plot::Lies;
 use crate::checkers::{Property, Violation};
 use crate::client::{SimClient, Tallies};
 use crate::plan::Plan;
@@ -78,10 +81,12 @@ impl<'c> World<'c> {
         !self.faults.is_empty() || self.rejoining > 0 || self.network.is_cut_anywhere(self.now)
     }
 
-    /// The learners that never stopped.
+    /// The learners that never stopped and do not lie.
     #[must_use]
     pub fn correct_learners(&self) -> NodeSet {
-        let correct = |node: &NodeId| !self.hosts[usize::from(node.0)].faulty;
+        let correct = |node: &NodeId| {
+            !self.hosts[usize::from(node.0)].faulty && !self.byzantine.contains(*node)
+        };
         self.configuration
             .learners()
             .iter()
@@ -89,10 +94,12 @@ impl<'c> World<'c> {
             .collect()
     }
 
-    /// The learners that are up, also those that had stopped.
+    /// The learners that are up and do not lie, also those that had stopped.
     #[must_use]
     pub fn live_learners(&self) -> NodeSet {
-        let live = |node: &NodeId| self.hosts[usize::from(node.0)].machine.is_some();
+        let live = |node: &NodeId| {
+            self.hosts[usize::from(node.0)].machine.is_some() && !self.byzantine.contains(*node)
+        };
         self.configuration.learners().iter().filter(live).collect()
     }
 
@@ -121,6 +128,35 @@ impl<'c> World<'c> {
             .iter()
             .map(SimClient::tallies)
             .fold(Tallies::default(), add)
+    }
+
+    /// How long every correct learner may take to learn a new decree from now on: what [`Plan::progress_bound`]
+    /// says, and f+1 times `retry_max + 4·T + 4·T0`: a leader that lies holds its regency until a retried request
+    /// is overdue, after 4·T (PROTOCOL.md section 4), and only what was retried is waited for. T is the time-out
+    /// of a node that entered every regency there was and was never relaxed.
+    #[must_use]
+    pub fn progress_bound(&self) -> Duration {
+        let plan = &self.plan;
+        if plan.actors.is_empty() {
+            return plan.progress_bound();
+        }
+        let doublings = u32::try_from(self.regencies.len().min(6)).expect("at most 6");
+        let longest = plan.tuning.t0 * (1 << doublings);
+        let leaders = u32::try_from(plan.f + 1).expect("few faults");
+        plan.progress_bound()
+            + (plan.clients.retry_max + longest * 4 + plan.tuning.t0 * 4) * leaders
+    }
+
+    /// How many regencies above 0 correct nodes entered.
+    #[must_use]
+    pub fn regency_changes(&self) -> u64 {
+        self.regencies.len() as u64
+    }
+
+    /// How often which strategy lied.
+    #[must_use]
+    pub fn lies(&self) -> BTreeMap<&'static str, Lies> {
+        self.cast.lies()
     }
 
     /// How many events happened.
