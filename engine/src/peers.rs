@@ -76,7 +76,7 @@ impl Peers {
     }
 
     /// Whether this peer may be served so many bytes more: bodies and values that it asks for are bounded by
-    /// [`SERVED_BYTES_MAX`] in T0/4, so that nobody can keep a node busy with questions.
+    /// 16 MiB in T0/4, so that nobody can keep a node busy with questions.
     pub fn may_serve(&mut self, node: NodeId, bytes: usize, now: Time, t0: Duration) -> bool {
         let Some(peer) = self.peers.get_mut(usize::from(node.0)) else {
             return false;

@@ -35,7 +35,7 @@
 //! | regency vote | signer u16 · regency u64 · signature |
 //! | proof | count u16 · regency vote … (ascending by signer) |
 //! | signed report | signer u16 · report · signature |
-//! | report | regency u64 · has low u8 · [certificate] · count u32 · reported vote … (ascending by decree) |
+//! | report | regency u64 · has low u8 · certificate if so · count u32 · reported vote … (ascending by decree) |
 //! | reported vote | decree u64 · psn u64 · value |
 //! | reply entry | session decree u64 · session index u32 · seq u64 · decree u64 · outcome u8 · payload by outcome |
 //!

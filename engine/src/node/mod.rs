@@ -17,7 +17,7 @@
 //! | [`birth`] | first start or lost disk; one process per folder |
 //! | [`control`] | the control socket, and how to ask it |
 //! | [`status`] | what it answers |
-//! | [`file`] | reading TOML with errors that say where and what was meant |
+//! | [`mod@file`] | reading TOML with errors that say where and what was meant |
 //!
 //! ```no_run
 //! # fn example() -> Result<(), Box<dyn std::error::Error>> {
