@@ -19,11 +19,12 @@ use std::time::Duration;
 use twostep_crypto::{Identity, MacKey, Scope, WeakKey, authenticator_key};
 
 use super::leader::Belief;
+use super::sender::Sender;
 use super::session::{Session, State};
 use super::tally::Verdict;
 use super::{CallOutcome, CallRefused, ClientEffects, OpenError, Rejection, SessionHandle};
-use crate::batch::{BundleWriter, RequestKind, request_bytes};
-use crate::configuration::{Admission, Configuration};
+use crate::batch::RequestKind;
+use crate::configuration::Configuration;
 use crate::machine::earlier;
 use crate::message::{Message, Outcome, Reply};
 use crate::types::{ClientId, NodeId, NodeSet, Regency, Seq, SessionId, Time};
@@ -62,7 +63,7 @@ impl Default for ClientTuning {
 /// The keys of the tags beside a client's bundles: one for each voting node, in ascending order.
 /// Deriving them costs 40 µs each, so that they are made once and shared.
 #[derive(Clone, Debug)]
-pub struct AuthenticatorKeys(Arc<[MacKey]>);
+pub struct AuthenticatorKeys(pub(super) Arc<[MacKey]>);
 
 impl AuthenticatorKeys {
     /// Derives the keys of one client in one cluster.
@@ -142,14 +143,6 @@ pub struct ClientCounters {
     pub refused: u64,
     /// Messages with replies that could not be read, or that no client should get.
     pub malformed: u64,
-}
-
-/// How a bundle is to prove whose it is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Proof {
-    Tags,
-    Signature,
-    Link,
 }
 
 /// One client identity with its sessions. See the module's table.
@@ -753,115 +746,6 @@ impl ClientCore {
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         Seq(mixed ^ (mixed >> 31))
-    }
-}
-
-/// Packs requests into bundles and sends them.
-#[derive(Debug)]
-struct Sender {
-    configuration: Arc<Configuration>,
-    scope: Scope,
-    identity: Arc<Identity>,
-    keys: AuthenticatorKeys,
-    /// Whether everything is signed.
-    signed: bool,
-    /// The most bytes of a bundle without its proof, so that with it a body can hold it.
-    bundle_bytes_max: usize,
-    tagged: BundleWriter,
-    /// For what must be signed, and for what needs no proof.
-    other: BundleWriter,
-}
-
-impl Sender {
-    fn new(
-        configuration: Arc<Configuration>,
-        identity: Arc<Identity>,
-        keys: AuthenticatorKeys,
-        client: ClientId,
-        signed: bool,
-    ) -> Sender {
-        let proof_bytes_max = (configuration.voting().len() * 16).max(64);
-        let body_header = 4;
-        Sender {
-            scope: configuration.scope(),
-            signed: signed || configuration.admission() == Admission::Signed,
-            bundle_bytes_max: configuration.limits().body_bytes_max as usize
-                - body_header
-                - proof_bytes_max,
-            tagged: BundleWriter::new(client),
-            other: BundleWriter::new(client),
-            configuration,
-            identity,
-            keys,
-        }
-    }
-
-    /// How a request of this kind proves whose it is when it is sent for the first time. An Open is always signed
-    /// where links do not suffice; a retry proves itself like an Open.
-    fn proof(&self, kind: RequestKind) -> Proof {
-        match self.configuration.admission() {
-            Admission::Link if !self.signed => Proof::Link,
-            Admission::Mac if !self.signed && kind == RequestKind::Operation => Proof::Tags,
-            _ => Proof::Signature,
-        }
-    }
-
-    /// Adds a call to the bundle of its kind; says how many full bundles (0 or 1) had to be sent for that.
-    fn add(
-        &mut self,
-        session: &Session,
-        place: usize,
-        proof: Proof,
-        retry: bool,
-        to: NodeSet,
-        fx: &mut dyn ClientEffects,
-    ) -> u64 {
-        let request = session.request(place);
-        let writer = if proof == Proof::Tags {
-            &mut self.tagged
-        } else {
-            &mut self.other
-        };
-        let room = writer.len() + request_bytes(request.operation.len()) <= self.bundle_bytes_max;
-        if room && writer.push(&request) {
-            return 0;
-        }
-        let shipped = self.ship(proof, retry, to, fx);
-        let writer = if proof == Proof::Tags {
-            &mut self.tagged
-        } else {
-            &mut self.other
-        };
-        assert!(
-            writer.push(&request),
-            "an empty bundle takes any request within the limits"
-        );
-        shipped
-    }
-
-    /// Sends what has been gathered; says how many bundles that was.
-    fn ship_all(&mut self, retry: bool, to: NodeSet, fx: &mut dyn ClientEffects) -> u64 {
-        let other = self.proof(RequestKind::Open);
-        self.ship(Proof::Tags, retry, to, fx) + self.ship(other, retry, to, fx)
-    }
-
-    fn ship(&mut self, proof: Proof, retry: bool, to: NodeSet, fx: &mut dyn ClientEffects) -> u64 {
-        let writer = if proof == Proof::Tags {
-            &mut self.tagged
-        } else {
-            &mut self.other
-        };
-        if writer.is_empty() {
-            return 0;
-        }
-        let bundle = match proof {
-            Proof::Tags => writer.finish_mac(&self.scope, &self.keys.0),
-            Proof::Signature => writer.finish_signed(&self.scope, self.identity.signing()),
-            Proof::Link => writer.finish_bare(&self.scope),
-        };
-        fx.send(to, &Message::Submit { retry, bundle });
-        writer.clear();
-        1
     }
 }
 

@@ -5,6 +5,7 @@ use twostep_net::pool::Pool;
 
 use super::*;
 use crate::batch::{Authenticator, Bundle, BundleClaim};
+use crate::configuration::Admission;
 use crate::configuration::{Limits, Member, Roles};
 use crate::message::{ReplyEntries, reply_digest};
 use crate::quorum::FaultModel;
