@@ -159,6 +159,12 @@ impl Acceptor {
         value: Value,
     ) -> Result<Verdict, Refusal> {
         let slot = self.slots.get(decree).ok_or(Refusal::OutsideWindow)?;
+        // The base of the plan is certified, so everything up to it is decided and the plan says nothing of it. The
+        // own window is still below while the record of that certificate is on its way to the disk.
+        let base = self.plan.as_ref().map_or(Decree::NONE, Plan::base);
+        if regency == self.promised && decree <= base {
+            return Err(Refusal::OutsideWindow);
+        }
         let ballot = Ballot {
             promised: self.promised,
             plan: self.plan.as_ref().map(|plan| plan.choice(decree)),
@@ -282,6 +288,7 @@ impl Acceptor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::Certificate;
     use crate::types::Digest;
 
     const A: Value = Value(Digest([1; 32]));
@@ -409,6 +416,25 @@ mod tests {
         acceptor.vote(Regency(2), Decree(8), noop.clone());
         assert_eq!(named(acceptor.promise(Regency(7))), [(3, 0), (8, 2)]);
         assert_eq!(acceptor.promised(), Regency(7));
+    }
+
+    #[test]
+    fn what_the_plan_knows_to_be_certified_is_closed_before_the_window_moves() {
+        // Such a decree is decided, and its votes are pruned at most acceptors: a plan would call anything free.
+        let mut acceptor = Acceptor::new(8);
+        acceptor.promise(Regency(1));
+        acceptor.adopt(Plan {
+            low: Some(Certificate {
+                decree: Decree(4),
+                chain: Digest([3; 32]),
+                voices: Vec::new(),
+            }),
+            top: Decree(4),
+            ..Plan::open()
+        });
+        let judge = |decree| acceptor.judge(&Standard, Regency(1), Decree(decree), A);
+        assert_eq!(judge(4), Err(Refusal::OutsideWindow));
+        assert_eq!(judge(5), Ok(Verdict::Vote));
     }
 
     #[test]
