@@ -77,6 +77,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
             f: args.f,
             clients: 1,
             options,
+            misbehaviour: false,
         },
         &interrupt,
     )?;

@@ -43,6 +43,8 @@ pub struct LocalPlan {
     pub clients: usize,
     /// What every node is told.
     pub options: NodeOptions,
+    /// Whether nodes and clients may be told to lie.
+    pub misbehaviour: bool,
 }
 
 /// A running cluster.
@@ -104,6 +106,7 @@ impl LocalCluster {
                 clients: plan.clients,
                 limits: Limits::default(),
                 options: plan.options.clone(),
+                misbehaviour: plan.misbehaviour,
             },
         )?;
         let nodes = configuration

@@ -123,6 +123,7 @@ pub fn run(args: &DevArgs) -> Result<ExitCode> {
         f: args.f,
         clients: 2,
         options,
+        misbehaviour: true,
     };
     let mut cluster = match LocalCluster::start(&plan, &interrupt) {
         Err(_) if interrupt.is_raised() => return Ok(ExitCode::SUCCESS),

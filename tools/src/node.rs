@@ -6,16 +6,17 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tracing::info;
+use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 use twostep_engine::key_value::KeyValue;
 use twostep_engine::node::tunables::StateMachineKind;
 use twostep_engine::node::{Node, NodeConfig, NodeError};
 use twostep_engine::null::Null;
+use twostep_tests::actors::live;
 
 use crate::arguments::Tunables;
 
@@ -37,6 +38,11 @@ pub struct NodeArgs {
     /// End when standard input ends, as it does when the process that started this one is gone
     #[arg(long)]
     exit_with_parent: bool,
+    /// Lie, as the named strategy says (an unknown name shows all); only in clusters made with
+    /// `testnet --allow-misbehaviour`. In such a cluster any node can also be told to while it runs (see the control
+    /// socket)
+    #[arg(long, value_name = "STRATEGY")]
+    misbehave: Option<String>,
     #[command(flatten)]
     tunables: Tunables,
 }
@@ -44,6 +50,10 @@ pub struct NodeArgs {
 /// Runs the node until a signal, or the end of its parent.
 pub fn run(args: &NodeArgs) -> Result<ExitCode> {
     let config = NodeConfig::load(&args.config, &args.tunables.overrides()?)?;
+    let allowed = config.cluster.misbehaviour;
+    if let Some(strategy) = &args.misbehave {
+        check_misbehaviour(strategy, &config)?;
+    }
     let filter = EnvFilter::try_new(&config.options.log_filter).with_context(|| {
         format!(
             "log_filter = \"{}\" is no filter",
@@ -56,7 +66,14 @@ pub fn run(args: &NodeArgs) -> Result<ExitCode> {
         .with_ansi(false)
         .init();
     let kind = config.options.state_machine;
-    let builder = Node::builder(config).first_start(args.first_start);
+    let hook = allowed.then(|| live::hook(&config, args.misbehave.as_deref()));
+    let mut builder = Node::builder(config).first_start(args.first_start);
+    if let Some(hook) = hook {
+        builder = builder.machine(hook);
+    }
+    if let Some(strategy) = &args.misbehave {
+        warn!("lying from the start: {strategy}");
+    }
     let built = match kind {
         StateMachineKind::KeyValue => builder.build(KeyValue::new()),
         StateMachineKind::Null => builder.build(Null),
@@ -91,6 +108,22 @@ pub fn run(args: &NodeArgs) -> Result<ExitCode> {
     }
     node.run()?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn check_misbehaviour(strategy: &str, config: &NodeConfig) -> Result<()> {
+    let cluster = &config.cluster;
+    if !cluster.misbehaviour {
+        bail!(
+            "--misbehave {strategy}: {} does not allow it; make a cluster for it with `twostep testnet \
+             --allow-misbehaviour`, or let `twostep dev --misbehave {strategy}` do so",
+            cluster.path.display()
+        );
+    }
+    let member = cluster.configuration.member(config.node);
+    let roles = member.map(|member| member.roles).unwrap_or_default();
+    live::part(strategy, &roles)
+        .map(|_| ())
+        .map_err(|why| anyhow!("--misbehave: {why}"))
 }
 
 fn address_in_use(error: &NodeError) -> ExitCode {

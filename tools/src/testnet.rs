@@ -42,6 +42,9 @@ pub struct TestnetArgs {
     /// K: decrees between checkpoints, at most half of the window
     #[arg(long, value_name = "DECREES", default_value_t = Limits::default().checkpoint_every)]
     checkpoint_every: u64,
+    /// Let nodes and clients of this cluster be told to lie (`--misbehave`): for tests only
+    #[arg(long)]
+    allow_misbehaviour: bool,
     #[command(flatten)]
     tunables: Tunables,
 }
@@ -90,6 +93,7 @@ pub fn run(args: &TestnetArgs) -> Result<ExitCode> {
             ..Limits::default()
         },
         options: args.tunables.apply_to_all(NodeOptions::default())?,
+        misbehaviour: args.allow_misbehaviour,
     };
     let configuration = create(&args.dir, &plan).context("no cluster was made")?;
     let dir = args.dir.display();

@@ -8,6 +8,7 @@
 //! admission = "mac"          # or "signed"; "link" in mode crash
 //! nonce = "90ab…"            # makes two clusters of the same members different
 //! clients = ["77aa…"]        # the public identities that may order
+//! misbehaviour = true        # only in clusters made for it: nodes and load generators may be told to lie
 //! [limits]                   # see `Limits`
 //! window = 256
 //! [[node]]                   # node 0, node 1, …
@@ -46,6 +47,8 @@ pub struct ClusterFile {
     pub addresses: Vec<String>,
     /// Who may order.
     pub clients: Vec<PublicIdentity>,
+    /// Whether nodes and clients of this cluster may be told to lie (`node --misbehave`).
+    pub misbehaviour: bool,
 }
 
 /// What a new cluster is made of; see [`ClusterPlan::write`].
@@ -65,6 +68,8 @@ pub struct ClusterPlan {
     pub nodes: Vec<(String, Member)>,
     /// Who may order.
     pub clients: Vec<PublicIdentity>,
+    /// Whether its nodes and clients may be told to lie.
+    pub misbehaviour: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -78,6 +83,8 @@ struct Document {
     nonce: String,
     #[serde(default)]
     clients: Vec<PublicIdentity>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    misbehaviour: bool,
     #[serde(default)]
     limits: Limits,
     node: Vec<NodeEntry>,
@@ -153,6 +160,7 @@ impl ClusterFile {
                 .map(|entry| entry.address)
                 .collect(),
             clients: document.clients,
+            misbehaviour: document.misbehaviour,
         })
     }
 
@@ -214,6 +222,7 @@ impl ClusterPlan {
             admission: self.admission,
             nonce: encode_hex(&self.nonce),
             clients: self.clients.clone(),
+            misbehaviour: self.misbehaviour,
             limits: self.limits,
             node: self
                 .nodes
@@ -223,8 +232,8 @@ impl ClusterPlan {
         };
         let text =
             toml::to_string(&document).expect("every part of the document has a form in TOML");
-        let heading = "# Who belongs to this cluster. The same file for every node and client: all but the addresses and clients is\n\
-                       # covered by the cluster id, so nodes whose files differ refuse each other.\n";
+        let heading = "# Who belongs to this cluster. The same file for every node and client: all but the addresses, clients\n\
+                       # and misbehaviour is covered by the cluster id, so nodes whose files differ refuse each other.\n";
         Ok((format!("{heading}{text}"), configuration))
     }
 }
@@ -395,6 +404,7 @@ mod tests {
             limits: Limits::default(),
             nodes: nodes.collect(),
             clients: vec![Identity::from_seed([99; 32]).public()],
+            misbehaviour: false,
         }
     }
 
@@ -413,6 +423,12 @@ mod tests {
         assert_eq!(read.configuration.cluster(), configuration.cluster());
         assert_eq!(read.configuration.members(), configuration.members());
         assert_eq!(read.clients, plan().clients);
+        assert!(!read.misbehaviour && !text.contains("misbehaviour ="));
+        let wild = ClusterPlan {
+            misbehaviour: true,
+            ..plan()
+        };
+        assert!(load(&wild.write().unwrap().0).unwrap().misbehaviour);
         assert_eq!(
             read.resolve().unwrap()[5],
             (NodeId(5), "127.0.0.1:27105".parse().unwrap())

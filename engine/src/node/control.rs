@@ -6,6 +6,8 @@
 //! {"request":"status","digests":true}                     → the same with digests of the whole state
 //! {"request":"fault","peer":3,"direction":"out","cut":true} → "done"              only if the node allows faults
 //! {"request":"heal"}                                      → "done"                ends all injected faults
+//! {"request":"misbehave","strategy":"silent"}              → "done"                only if the cluster allows it; see `node --misbehave`
+//! {"request":"misbehave"}                                 → "done"                truthful again
 //! anything else                                           → {"error":"…"}
 //! ```
 //!
@@ -62,6 +64,12 @@ pub enum Request {
     Fault(Fault),
     /// Inject no more faults.
     Heal {},
+    /// Lie from now on.
+    Misbehave {
+        /// How; truthful again if not said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        strategy: Option<String>,
+    },
 }
 
 /// Faults on the links to one peer or to everyone.

@@ -25,8 +25,18 @@ pub(super) struct Outbox {
     pub lookups: VecDeque<Bundle>,
     /// What was refused, by name.
     pub refusals: BTreeMap<&'static str, u64>,
+    /// How much was refused in all.
+    pub refused: u64,
     /// What happened.
     pub counts: EventCounts,
+}
+
+impl Outbox {
+    /// Counts a refusal.
+    pub fn refuse(&mut self, name: &'static str) {
+        *self.refusals.entry(name).or_default() += 1;
+        self.refused += 1;
+    }
 }
 
 /// Counts of events.
@@ -111,7 +121,7 @@ impl Effects for Sink<'_> {
             }
             Event::Refused { from, why } => {
                 debug!("refused what {from} said: {why}");
-                *self.outbox.refusals.entry(why.name()).or_default() += 1;
+                self.outbox.refuse(why.name());
             }
             Event::SentAgain(again) => counts.sent_again[place(again)] += 1,
             Event::Diverged { decree } => error!(

@@ -38,6 +38,22 @@ const REFUSAL_LINES_PER_S: u32 = 5;
 pub trait Hosted: Machine + Send {
     /// The replica inside, for status.
     fn replica(&self) -> &Replica;
+
+    /// Lies from now on as `strategy` says; none makes it truthful again.
+    ///
+    /// # Errors
+    /// Says why not, and what to do. A plain replica never lies.
+    fn misbehave(&mut self, _strategy: Option<&str>) -> Result<(), String> {
+        Err(
+            "this node does not lie; nodes of a cluster made with `twostep testnet --allow-misbehaviour` can be told to"
+                .to_owned(),
+        )
+    }
+
+    /// As what it lies, and how often it did, if it was told to.
+    fn misbehaves(&self) -> Option<String> {
+        None
+    }
 }
 
 impl Hosted for Replica {
@@ -61,6 +77,7 @@ pub(super) struct Host<S: StateMachine> {
     pub outbox: Outbox,
     pub readiness: ReadinessLog,
     pub refusal_lines: LineLimit,
+    pub refused: RefusedTime,
 }
 
 impl<S: StateMachine> Host<S> {
@@ -117,6 +134,16 @@ impl<S: StateMachine> Host<S> {
     fn answer(&mut self, net: &mut Net, request: &Request) -> Answer {
         match request {
             Request::Status { digests } => Answer::Status(Box::new(self.status(net, *digests))),
+            Request::Misbehave { strategy } => match self.machine.misbehave(strategy.as_deref()) {
+                Ok(()) => {
+                    match strategy {
+                        Some(strategy) => warn!("lying from now on: {strategy}"),
+                        None => info!("truthful again"),
+                    }
+                    Answer::Done
+                }
+                Err(why) => Answer::Error(why),
+            },
             _ if !self.faults_allowed => {
                 Answer::Error("this node takes no faults; start it with --faults true".to_owned())
             }
@@ -160,13 +187,17 @@ impl<S: StateMachine> Host<S> {
 impl<S: StateMachine> Service for Host<S> {
     fn message(&mut self, net: &mut Net, _link: LinkId, from: Party, bytes: &[u8]) {
         let now = self.time(net.now());
+        let (begun, refused) = (self.refused.begin(), self.outbox.refused);
         // The message borrows `bytes` and takes its body from the pool; both outlive the step.
         match wire::decode(bytes, &self.pool, &self.bounds) {
             Ok(message) => self.step(net, now, Input::Message { from, message }),
             Err(why) => {
                 debug!("what {from} sent is no message: {why}");
-                *self.outbox.refusals.entry("wire").or_default() += 1;
+                self.outbox.refuse("wire");
             }
+        }
+        if self.outbox.refused > refused {
+            self.refused.end(begun);
         }
     }
 
@@ -215,6 +246,35 @@ impl<S: StateMachine> Service for Host<S> {
 
     fn stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
+    }
+}
+
+/// How much time goes into messages that are refused, estimated from every [`SAMPLE_EVERY`]th message.
+#[derive(Default)]
+pub(super) struct RefusedTime {
+    messages: u64,
+    sampled: Duration,
+}
+
+/// One clock reading in so many messages costs nothing that could be measured. Prime, so that a pattern in what
+/// arrives does not hide from it.
+const SAMPLE_EVERY: u32 = 17;
+
+impl RefusedTime {
+    fn begin(&mut self) -> Option<Instant> {
+        self.messages = self.messages.wrapping_add(1);
+        self.messages
+            .is_multiple_of(u64::from(SAMPLE_EVERY))
+            .then(Instant::now)
+    }
+
+    fn end(&mut self, begun: Option<Instant>) {
+        self.sampled += begun.map_or(Duration::ZERO, |begun| begun.elapsed());
+    }
+
+    /// What it comes to, from decoding to refusing. The time of a link to read and authenticate is not in it.
+    pub fn estimate(&self) -> Duration {
+        self.sampled * SAMPLE_EVERY
     }
 }
 

@@ -46,6 +46,8 @@ impl<S: StateMachine> Host<S> {
         let refused_us = twostep_net::Refusal::ALL
             .iter()
             .map(|&why| (why.name().to_owned(), counters.refused_us(why)));
+        let refused_us_estimate =
+            u64::try_from(self.refused.estimate().as_micros()).unwrap_or(u64::MAX);
         NodeStatus {
             node: who.node.0,
             cluster: configuration.cluster().to_string(),
@@ -64,6 +66,8 @@ impl<S: StateMachine> Host<S> {
                 .saturating_duration_since(self.started)
                 .as_secs_f64(),
             cpu_s: cpu_seconds(),
+            resident_bytes: resident_bytes(),
+            misbehaves: self.machine.misbehaves(),
             ready: readiness.ready,
             missing: missing(
                 &peers,
@@ -89,6 +93,10 @@ impl<S: StateMachine> Host<S> {
                 .counts
                 .named()
                 .chain(named(&counters))
+                .chain([
+                    ("refused.messages", self.outbox.refused),
+                    ("refused.cpu_us", refused_us_estimate),
+                ])
                 .map(|(name, count)| (name.to_owned(), count))
                 .collect(),
         }
@@ -128,6 +136,16 @@ impl<S: StateMachine> Host<S> {
 pub fn cpu_seconds() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::try_from(time).unwrap_or_default().as_secs_f64()
+}
+
+/// Memory of this process that is resident. Bytes; 0 where the system does not tell.
+fn resident_bytes() -> u64 {
+    // Pages: size, resident, shared, …
+    let pages = std::fs::read_to_string("/proc/self/statm").ok();
+    let pages = pages.and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok());
+    pages
+        .unwrap_or(0)
+        .saturating_mul(rustix::param::page_size() as u64)
 }
 
 fn named(counters: &twostep_net::Counters) -> impl Iterator<Item = (&'static str, u64)> + use<> {

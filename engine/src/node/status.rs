@@ -33,6 +33,10 @@ pub struct NodeStatus {
     pub uptime_s: f64,
     /// CPU time of the process, user and system. Seconds.
     pub cpu_s: f64,
+    /// Memory of the process that is resident. Bytes; 0 where the system does not tell.
+    pub resident_bytes: u64,
+    /// As what it was told to lie, if it was.
+    pub misbehaves: Option<String>,
     /// Whether every quorum answers.
     pub ready: bool,
     /// The nodes that do not serve, and why.

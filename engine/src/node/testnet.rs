@@ -37,6 +37,8 @@ pub struct TestnetPlan {
     pub limits: Limits,
     /// What every node's file says.
     pub options: NodeOptions,
+    /// Whether nodes and clients may be told to lie.
+    pub misbehaviour: bool,
 }
 
 /// Why no folders were made.
@@ -155,6 +157,7 @@ pub fn create(folder: &Path, plan: &TestnetPlan) -> Result<Configuration, Testne
         limits: plan.limits,
         nodes: nodes.collect(),
         clients: client_keys.iter().map(Identity::public).collect(),
+        misbehaviour: plan.misbehaviour,
     }
     .write()?;
     plan.options
@@ -207,6 +210,7 @@ mod tests {
             clients: 2,
             limits: Limits::default(),
             options: NodeOptions::default(),
+            misbehaviour: false,
         }
     }
 

@@ -1,9 +1,7 @@
 //! A node that lies: a real replica inside, and strategies that decide what others hear of it.
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use twostep_crypto::{Identity, Scope, Signable, Signed};
@@ -40,6 +38,28 @@ pub struct Means {
 }
 
 impl Means {
+    /// The means of node `me`, whose identity this is. Bodies that it makes up live in `pool`.
+    #[must_use]
+    pub fn new(
+        configuration: Arc<Configuration>,
+        me: NodeId,
+        t0: Duration,
+        identity: Arc<Identity>,
+        pool: Pool,
+    ) -> Means {
+        Means {
+            scope: configuration.scope(),
+            configuration,
+            me,
+            t0,
+            identity,
+            pool,
+            regency: Regency(0),
+            low: Decree::NONE,
+            body: None,
+        }
+    }
+
     /// The regency of the replica inside.
     #[must_use]
     pub fn regency(&self) -> Regency {
@@ -71,6 +91,12 @@ impl Means {
             .signing()
             .sign(&self.scope, me, content)
             .into_signed()
+    }
+
+    /// A batch with nothing in it.
+    #[must_use]
+    pub fn noop(&self) -> Batch {
+        Batch::noop(&self.scope)
     }
 
     /// Whose bundle this is.
@@ -179,52 +205,89 @@ impl Mouth<'_> {
     }
 }
 
-/// A node that lies.
+/// The strategies that a node plays, by name; of two that want to change the same message the first does.
+pub type Part = Vec<(&'static str, Box<dyn Strategy>)>;
+
+/// A node that lies. With no strategies to play it is a plain replica.
 pub struct Liar {
     inner: Replica,
     means: Means,
     random: Random,
-    strategies: Vec<(&'static str, Box<dyn Strategy>)>,
-    plot: Rc<RefCell<Plot>>,
+    strategies: Part,
+    plot: Arc<Mutex<Plot>>,
 }
 
 impl Liar {
-    /// A liar with these strategies; of two that want to change the same message the first does.
+    /// A liar with these strategies.
     ///
     /// # Panics
     /// If the keys in `setup` are unusable, which those of the simulator are not.
     #[must_use]
-    pub fn new(
-        setup: Setup,
-        strategies: Vec<(&'static str, Box<dyn Strategy>)>,
-        plot: Rc<RefCell<Plot>>,
-        random: Random,
-    ) -> Liar {
-        let means = Means {
-            configuration: Arc::clone(&setup.configuration),
-            me: setup.me,
-            t0: setup.tuning.t0,
-            scope: setup.configuration.scope(),
-            identity: Arc::clone(&setup.identity),
-            pool: setup.pool.clone(),
-            regency: Regency(0),
-            low: Decree::NONE,
-            body: None,
-        };
+    pub fn new(setup: Setup, strategies: Part, plot: Arc<Mutex<Plot>>, random: Random) -> Liar {
+        let means = Means::new(
+            Arc::clone(&setup.configuration),
+            setup.me,
+            setup.tuning.t0,
+            Arc::clone(&setup.identity),
+            setup.pool.clone(),
+        );
         let inner = Replica::new(setup).expect("the simulator's keys are sound");
+        let mut liar = Liar::around(inner, means, plot, random);
+        liar.play(strategies);
+        liar
+    }
+
+    /// Around a replica; truthful until it is told what to play.
+    #[must_use]
+    pub fn around(inner: Replica, means: Means, plot: Arc<Mutex<Plot>>, random: Random) -> Liar {
         Liar {
             inner,
             means,
             random,
-            strategies,
+            strategies: Part::new(),
             plot,
         }
+    }
+
+    /// Plays these strategies from now on, in place of others.
+    pub fn play(&mut self, strategies: Part) {
+        // While it was truthful nobody looked.
+        let report = self.inner.report();
+        (self.means.regency, self.means.low) = (report.regency, report.low);
+        self.strategies = strategies;
+    }
+
+    /// The names of what it plays.
+    #[must_use]
+    pub fn plays(&self) -> Vec<&'static str> {
+        self.strategies.iter().map(|(name, _)| *name).collect()
+    }
+
+    /// What it has.
+    #[must_use]
+    pub fn means(&self) -> &Means {
+        &self.means
+    }
+
+    /// What it knows of other liars, and its count.
+    #[must_use]
+    pub fn plot(&self) -> &Mutex<Plot> {
+        &self.plot
+    }
+
+    /// The replica inside.
+    #[must_use]
+    pub fn replica(&self) -> &Replica {
+        &self.inner
     }
 }
 
 impl Machine for Liar {
     fn step(&mut self, now: Time, input: Input<'_>, fx: &mut dyn Effects) {
-        let plot = &mut *self.plot.borrow_mut();
+        if self.strategies.is_empty() {
+            return self.inner.step(now, input, fx);
+        }
+        let plot = &mut *self.plot.lock().unwrap_or_else(PoisonError::into_inner);
         let mut hears = true;
         match &input {
             Input::Message { from, message } => {
@@ -303,7 +366,7 @@ struct Lips<'a> {
     means: &'a mut Means,
     random: &'a mut Random,
     plot: &'a mut Plot,
-    strategies: &'a mut Vec<(&'static str, Box<dyn Strategy>)>,
+    strategies: &'a mut Part,
     fx: &'a mut dyn Effects,
 }
 

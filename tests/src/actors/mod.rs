@@ -2,7 +2,7 @@
 //!
 //! A [`liar::Liar`] is a [`twostep_engine::machine::Machine`]. Its strategies see what the replica inside hears and
 //! is about to say, and say something else in its place, or nothing. All liars of a world collude
-//! ([`plot::Plot`]).
+//! ([`plot::Plot`]). In real processes each lies alone ([`live`]).
 //!
 //! | strategy | role | what it does | what bears it (PROTOCOL.md) |
 //! |---|---|---|---|
@@ -27,6 +27,7 @@ pub mod electing;
 pub mod leading;
 pub mod learning;
 pub mod liar;
+pub mod live;
 pub mod plot;
 pub mod troupe;
 pub mod voting;
@@ -39,7 +40,7 @@ use twostep_engine::types::{Party, Time};
 use self::liar::Mouth;
 
 /// What a liar does differently from the replica inside it.
-pub trait Strategy {
+pub trait Strategy: Send {
     /// The replica is about to hear something; false keeps it from the replica.
     fn hear(&mut self, _from: Party, _message: &Message<'_>, _mouth: &mut Mouth<'_>) -> bool {
         true

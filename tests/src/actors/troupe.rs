@@ -1,8 +1,7 @@
 //! The cast of a world in which some nodes lie.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use twostep_engine::machine::Machine;
 use twostep_engine::replica::{Replica, Setup};
@@ -28,7 +27,7 @@ pub struct Actor {
 pub struct Troupe {
     actors: Vec<Actor>,
     seed: u64,
-    plot: Rc<RefCell<Plot>>,
+    plot: Arc<Mutex<Plot>>,
 }
 
 impl Troupe {
@@ -36,8 +35,12 @@ impl Troupe {
     #[must_use]
     pub fn new(actors: Vec<Actor>, seed: u64) -> Troupe {
         let byzantine = actors.iter().map(|actor| actor.node).collect();
-        let plot = Rc::new(RefCell::new(Plot::new(byzantine)));
+        let plot = Arc::new(Mutex::new(Plot::new(byzantine)));
         Troupe { actors, seed, plot }
+    }
+
+    fn plot(&self) -> MutexGuard<'_, Plot> {
+        self.plot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -54,7 +57,7 @@ impl Cast for Troupe {
         Box::new(Liar::new(
             setup,
             strategies.collect(),
-            Rc::clone(&self.plot),
+            Arc::clone(&self.plot),
             random,
         ))
     }
@@ -64,14 +67,14 @@ impl Cast for Troupe {
     }
 
     fn arrived(&self, from: NodeId, bytes: &[u8]) {
-        self.plot.borrow_mut().arrived(from, bytes);
+        self.plot().arrived(from, bytes);
     }
 
     fn lies(&self) -> BTreeMap<&'static str, Lies> {
         // A strategy that was played and found no occasion to lie counts as well.
         let played = self.actors.iter().flat_map(|actor| &actor.strategies);
         let mut lies: BTreeMap<_, _> = played.map(|name| (*name, Lies::default())).collect();
-        lies.extend(self.plot.borrow().lies());
+        lies.extend(self.plot().lies());
         lies
     }
 }
