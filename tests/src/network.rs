@@ -78,11 +78,23 @@ pub struct Cut {
     pub until: Time,
 }
 
+/// Messages from one node are under way for longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slow {
+    /// Which node.
+    pub from: NodeId,
+    /// By how much. Nanoseconds.
+    pub by_ns: u64,
+    /// When it ends.
+    pub until: Time,
+}
+
 /// All links of a world.
 #[derive(Debug)]
 pub struct Network {
     profile: LinkProfile,
     cuts: Vec<Cut>,
+    slows: Vec<Slow>,
     random: Random,
 }
 
@@ -93,6 +105,7 @@ impl Network {
         Network {
             profile,
             cuts: Vec::new(),
+            slows: Vec::new(),
             random,
         }
     }
@@ -105,10 +118,12 @@ impl Network {
         to: End,
     ) -> impl Iterator<Item = Time> + use<> {
         let lost = self.is_cut(now, from, to) || self.random.chance(self.profile.loss_per_mille);
+        let slow_ns = self.slow_ns(now, from);
         let first = (!lost).then(|| self.arrival(now));
         let doubled = !lost && self.random.chance(self.profile.double_per_mille);
         let second = doubled.then(|| self.arrival(now));
-        first.into_iter().chain(second)
+        let copies = first.into_iter().chain(second);
+        copies.map(move |at| Time(at.0 + slow_ns))
     }
 
     /// Cuts links until a moment.
@@ -116,26 +131,39 @@ impl Network {
         self.cuts.push(cut);
     }
 
-    /// Ends every cut and all loss, doubling and lateness. What is under way still arrives.
+    /// Slows a node down.
+    pub fn slow(&mut self, slow: Slow) {
+        self.slows.push(slow);
+    }
+
+    /// Ends every cut, all slowness, loss, doubling and lateness. What is under way still arrives.
     pub fn heal(&mut self) {
         self.cuts.clear();
+        self.slows.clear();
         self.profile = self.profile.healed();
     }
 
-    /// Whether some cut is in force.
+    /// Whether some cut is in force, or some node slow.
     #[must_use]
-    pub fn is_cut_anywhere(&self, now: Time) -> bool {
-        self.cuts.iter().any(|cut| now < cut.until)
+    pub fn is_troubled(&self, now: Time) -> bool {
+        let cut = self.cuts.iter().any(|cut| now < cut.until);
+        cut || self.slows.iter().any(|slow| now < slow.until)
     }
 
-    /// The longest time that a message can be under way now. Nanoseconds.
+    /// The longest time that a message can be under way once the links have healed. Nanoseconds.
     #[must_use]
-    pub fn delay_max_ns(&self) -> u64 {
-        if self.profile.late_per_mille > 0 {
-            self.profile.delay_max_ns * 8
-        } else {
-            self.profile.delay_max_ns
-        }
+    pub fn healed_delay_max_ns(&self) -> u64 {
+        self.profile.delay_max_ns
+    }
+
+    fn slow_ns(&self, now: Time, from: End) -> u64 {
+        let slow = |slow: &&Slow| End::Node(slow.from) == from && now < slow.until;
+        self.slows
+            .iter()
+            .filter(slow)
+            .map(|slow| slow.by_ns)
+            .max()
+            .unwrap_or(0)
     }
 
     fn is_cut(&self, now: Time, from: End, to: End) -> bool {
@@ -214,7 +242,24 @@ mod tests {
         assert_eq!(network.arrivals(Time(99), node(0), node(1)).count(), 0);
         assert_eq!(network.arrivals(Time(99), node(1), node(0)).count(), 1);
         assert_eq!(network.arrivals(Time(100), node(0), node(1)).count(), 1);
-        assert!(network.is_cut_anywhere(Time(99)) && !network.is_cut_anywhere(Time(100)));
+        assert!(network.is_troubled(Time(99)) && !network.is_troubled(Time(100)));
+    }
+
+    #[test]
+    fn a_slow_node_is_slow_for_a_while() {
+        let mut network = Network::new(CALM, Random::new(1));
+        network.slow(Slow {
+            from: NodeId(0),
+            by_ns: 1000,
+            until: Time(100),
+        });
+        let mut delay = |now, from| {
+            let at = network.arrivals(now, from, node(2)).next();
+            at.expect("nothing is lost").0 - now.0
+        };
+        assert!((1010..=1020).contains(&delay(Time(99), node(0))));
+        assert!((10..=20).contains(&delay(Time(99), node(1))));
+        assert!((10..=20).contains(&delay(Time(100), node(0))));
     }
 
     #[test]

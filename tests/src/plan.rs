@@ -3,13 +3,14 @@
 //! A plan is a function of the options and the seed alone. Faults strike at a number of committed operations,
 //! not at a time, so that each one strikes while there is work, however fast the drawn links are.
 
+mod lying;
+
 use std::time::Duration;
 
 use twostep_engine::configuration::{Limits, Roles, Tuning};
 use twostep_engine::quorum::FaultModel;
 use twostep_engine::types::{NodeId, NodeSet};
 
-use crate::actors::STRATEGIES;
 use crate::actors::troupe::Actor;
 use crate::disk::{Fate, SyncProfile};
 use crate::network::LinkProfile;
@@ -19,10 +20,10 @@ use crate::topology::{Classes, Topology, roles};
 /// Which worlds to draw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SimOptions {
-    /// The fault model.
-    pub model: FaultModel,
-    /// Faults to bear. At least 1.
-    pub f: usize,
+    /// The fault model; `None` draws it where nodes lie, and is FaB elsewhere.
+    pub model: Option<FaultModel>,
+    /// Faults to bear, at least 1; `None` draws one or two where nodes lie, and is one elsewhere.
+    pub f: Option<usize>,
     /// Draw every seed on this topology; `None` draws the topology as well.
     pub topology: Option<Topology>,
     /// Let the leader of regency 0 stop as well. Only where proposers learn: others cannot tell yet when a
@@ -30,6 +31,8 @@ pub struct SimOptions {
     pub leader_stops: bool,
     /// Whether nodes lie.
     pub faults: Faults,
+    /// A strategy of [`crate::actors`] that some node plays in every seed in which nodes lie.
+    pub strategy: Option<&'static str>,
 }
 
 /// What may be wrong with nodes beside stopping.
@@ -45,13 +48,38 @@ pub enum Faults {
 impl Default for SimOptions {
     fn default() -> SimOptions {
         SimOptions {
-            model: FaultModel::Fab,
-            f: 1,
+            model: None,
+            f: None,
             topology: None,
             leader_stops: false,
             faults: Faults::None,
+            strategy: None,
         }
     }
+}
+
+impl SimOptions {
+    /// The fault model and f of a seed. Most drawn seeds are small ones of mode F: two faults take four times as
+    /// long to run, and mode C has no liars.
+    fn size(&self, random: &mut Random) -> (FaultModel, usize) {
+        let lies = self.faults == Faults::All;
+        let model = if lies && self.strategy.is_none() && random.chance(200) {
+            FaultModel::Crash
+        } else {
+            FaultModel::Fab
+        };
+        let f = if lies && random.chance(300) { 2 } else { 1 };
+        (self.model.unwrap_or(model), self.f.unwrap_or(f))
+    }
+}
+
+/// What is fixed before a world is drawn.
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    model: FaultModel,
+    f: usize,
+    topology: Option<Topology>,
+    leader_stops: bool,
 }
 
 /// Committed operations that every seed reaches at least.
@@ -140,54 +168,49 @@ pub enum FaultKind {
         /// For how long.
         lasting: Duration,
     },
+    /// The leader of the newest regency that a correct node is in has trouble, though it is not to blame.
+    Leader {
+        /// Of what kind.
+        trouble: Trouble,
+        /// For how long.
+        lasting: Duration,
+    },
+}
+
+/// What a correct leader may suffer from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// No node hears it.
+    Mute,
+    /// It hears no node.
+    Deaf,
+    /// Both.
+    Alone,
+    /// All that it says is under way for so much longer. Nanoseconds.
+    Slow(u64),
 }
 
 impl Plan {
     /// What `seed` draws.
     #[must_use]
     pub fn draw(options: &SimOptions, seed: u64) -> Plan {
+        let (model, f) = options.size(&mut Random::fork(seed, "size"));
+        let frame = Frame {
+            model,
+            f,
+            topology: options.topology,
+            leader_stops: options.leader_stops,
+        };
         match options.faults {
-            Faults::None => Plan::draw_world(options, seed),
-            Faults::All => Plan::draw_liars(options, seed),
+            Faults::None => Plan::draw_world(&frame, seed),
+            Faults::All => lying::draw(&frame, options.strategy, seed),
         }
     }
 
-    /// A world as without liars, in which liars take the place of nodes that stop.
-    fn draw_liars(options: &SimOptions, seed: u64) -> Plan {
-        let random = &mut Random::fork(seed, "actors");
-        let topology = if random.chance(850) {
-            Topology::Shared
-        } else {
-            Topology::Separate
-        };
-        let options = &SimOptions {
-            topology: options.topology.or(Some(topology)),
-            leader_stops: true,
-            ..*options
-        };
-        let mut plan = Plan::draw_world(options, seed);
-        if options.model == FaultModel::Crash {
-            return plan;
-        }
-        // With f > 1 one of the faults may be a stop.
-        let mut stops = (random.chance(300) && options.f > 1).then_some(());
-        let mut stopped = None;
-        plan.faults.retain(|fault| match fault.what {
-            FaultKind::Crash { node, .. } => {
-                let stays = stops.take().is_some();
-                stopped = stopped.or(stays.then_some(node));
-                stays
-            }
-            FaultKind::Cut { .. } => true,
-        });
-        plan.actors = liars(random, options, plan.topology, stopped);
-        plan
-    }
-
-    fn draw_world(options: &SimOptions, seed: u64) -> Plan {
+    fn draw_world(frame: &Frame, seed: u64) -> Plan {
         let mut random = Random::fork(seed, "plan");
         let random = &mut random;
-        let topology = options
+        let topology = frame
             .topology
             .unwrap_or_else(|| *random.pick(&[Topology::Shared, Topology::Separate]));
         let limits = limits(random);
@@ -222,10 +245,10 @@ impl Plan {
             },
             put_per_mille: *random.pick(&[0, 50, 300]),
         };
-        let faults = faults(random, options, topology, t0);
+        let faults = faults(random, frame, topology, t0);
         Plan {
-            model: options.model,
-            f: options.f,
+            model: frame.model,
+            f: frame.f,
             topology,
             limits,
             tuning,
@@ -320,18 +343,13 @@ fn links(random: &mut Random) -> LinkProfile {
     }
 }
 
-fn faults(
-    random: &mut Random,
-    options: &SimOptions,
-    topology: Topology,
-    t0: Duration,
-) -> Vec<Fault> {
-    let roles = roles(options.model, options.f, topology);
-    let classes = Classes::of(options.model, options.f);
+fn faults(random: &mut Random, frame: &Frame, topology: Topology, t0: Duration) -> Vec<Fault> {
+    let roles = roles(frame.model, frame.f, topology);
+    let classes = Classes::of(frame.model, frame.f);
     let id = |node: usize| NodeId(u16::try_from(node).expect("a configuration has few nodes"));
     let mut faults = Vec::new();
     if random.chance(700) {
-        for node in victims(random, options, &roles) {
+        for node in victims(random, frame, &roles) {
             let fate = *random.pick(&[Fate::Kept, Fate::TailLost, Fate::AllLost]);
             let rejoin_after = random
                 .chance(400)
@@ -372,7 +390,7 @@ fn faults(
         }
     }
     assert!(
-        classes.acceptors > options.f,
+        classes.acceptors > frame.f,
         "a majority outlives its faults"
     );
     faults.sort_by_key(|fault| fault.at);
@@ -381,13 +399,13 @@ fn faults(
 
 /// Up to f acceptors and up to f learners; the leader of regency 0 only if asked for.
 /// A proposer may stop as well where it has no other role: it is not needed.
-fn victims(random: &mut Random, options: &SimOptions, roles: &[Roles]) -> Vec<usize> {
-    let f = options.f;
+fn victims(random: &mut Random, frame: &Frame, roles: &[Roles]) -> Vec<usize> {
+    let f = frame.f;
     let leader = roles
         .iter()
         .position(|roles| roles.proposer)
         .expect("there is a proposer");
-    let spared = |node: &usize| *node == leader && !(options.leader_stops && roles[leader].learner);
+    let spared = |node: &usize| *node == leader && !(frame.leader_stops && roles[leader].learner);
     let mut candidates: Vec<usize> = (0..roles.len()).filter(|node| !spared(node)).collect();
     let order = random.draw(&mut candidates, roles.len());
     let (mut acceptors, mut learners, mut proposers) = (0, 0, 0);
@@ -408,60 +426,6 @@ fn victims(random: &mut Random, options: &SimOptions, roles: &[Roles]) -> Vec<us
         }
     }
     victims
-}
-
-/// Up to f liars in every class beside the node that stops, each with one to three strategies.
-fn liars(
-    random: &mut Random,
-    options: &SimOptions,
-    topology: Topology,
-    stopped: Option<NodeId>,
-) -> Vec<Actor> {
-    let f = options.f;
-    let roles = roles(options.model, f, topology);
-    let mut candidates: Vec<usize> = (0..roles.len()).collect();
-    let mut order = random.draw(&mut candidates, roles.len());
-    if random.chance(600) {
-        order.insert(0, 0);
-    }
-    let id = |node: usize| NodeId(u16::try_from(node).expect("a configuration has few nodes"));
-    let mut actors: Vec<Actor> = Vec::new();
-    let mut used = [0; 3];
-    let held = |node: usize| {
-        let Roles {
-            acceptor,
-            learner,
-            proposer,
-        } = roles[node];
-        [acceptor, learner, proposer].map(usize::from)
-    };
-    if let Some(node) = stopped {
-        used = held(usize::from(node.0));
-    }
-    // As with stops: where proposers do not learn, nobody deposes the first one yet.
-    let fixed = (topology == Topology::Separate).then_some(0);
-    for node in order {
-        let known = actors.iter().any(|actor| actor.node == id(node));
-        let after: Vec<usize> = (0..3)
-            .map(|class| used[class] + held(node)[class])
-            .collect();
-        if known
-            || stopped == Some(id(node))
-            || fixed == Some(node)
-            || after.iter().any(|count| *count > f)
-        {
-            continue;
-        }
-        used.copy_from_slice(&after);
-        let fits = STRATEGIES.iter().filter(|entry| (entry.fits)(&roles[node]));
-        let mut names: Vec<&'static str> = fits.map(|entry| entry.name).collect();
-        let count = usize::try_from(random.between(1, 3)).expect("small");
-        actors.push(Actor {
-            node: id(node),
-            strategies: random.draw(&mut names, count),
-        });
-    }
-    actors
 }
 
 #[cfg(test)]
@@ -486,8 +450,8 @@ mod tests {
         for model in [FaultModel::Fab, FaultModel::Crash] {
             for seed in 0..500 {
                 let options = SimOptions {
-                    model,
-                    f: 1 + usize::try_from(seed % 3).unwrap(),
+                    model: Some(model),
+                    f: Some(1 + usize::try_from(seed % 3).unwrap()),
                     ..SimOptions::default()
                 };
                 let plan = Plan::draw(&options, seed);
@@ -495,16 +459,16 @@ mod tests {
                 assert!(plan.limits.checkpoint_every * 2 <= plan.limits.window);
                 assert!(plan.links.loss_per_mille <= 300);
                 assert!(plan.clients.count >= 3);
-                let roles = roles(model, options.f, plan.topology);
+                let roles = roles(model, plan.f, plan.topology);
                 let crashed = |role: fn(&twostep_engine::configuration::Roles) -> bool| {
                     let of = |fault: &&Fault| match fault.what {
                         FaultKind::Crash { node, .. } => role(&roles[usize::from(node.0)]),
-                        FaultKind::Cut { .. } => false,
+                        FaultKind::Cut { .. } | FaultKind::Leader { .. } => false,
                     };
                     plan.faults.iter().filter(of).count()
                 };
-                assert!(crashed(|roles| roles.acceptor) <= options.f);
-                assert!(crashed(|roles| roles.learner) <= options.f);
+                assert!(crashed(|roles| roles.acceptor) <= plan.f);
+                assert!(crashed(|roles| roles.learner) <= plan.f);
                 let leader = |fault: &Fault| {
                     matches!(
                         fault.what,

@@ -29,6 +29,10 @@ use crate::world::{Cast, Honest, World};
 pub struct SeedReport {
     /// The seed.
     pub seed: u64,
+    /// The fault model.
+    pub mode: String,
+    /// The faults that it bears.
+    pub f: usize,
     /// Things that happened.
     pub events: u64,
     /// Decrees that were delivered.
@@ -403,6 +407,8 @@ fn report(world: &World<'_>, seed: u64, verdict: Result<(), Ended>) -> SeedRepor
     };
     SeedReport {
         seed,
+        mode: world.plan().model.to_string(),
+        f: world.plan().f,
         events: world.events(),
         decrees: world.decrees().0,
         operations: world.committed(),

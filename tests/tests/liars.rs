@@ -61,8 +61,8 @@ fn mixed_liars_are_borne() {
         (FaultModel::Crash, 1, 0, 20),
     ] {
         let options = SimOptions {
-            model,
-            f,
+            model: Some(model),
+            f: Some(f),
             faults: Faults::All,
             ..SimOptions::default()
         };

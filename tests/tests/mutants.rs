@@ -10,7 +10,7 @@ use twostep_engine::message::Message;
 use twostep_engine::quorum::{FaultModel, Quorums};
 use twostep_engine::replica::{Replica, Setup};
 use twostep_engine::types::{Decree, NodeId, NodeSet, Party, RecordSeq, Regency, Time, Value};
-use twostep_tests::plan::{Faults, Plan, SimOptions};
+use twostep_tests::plan::{Plan, SimOptions};
 use twostep_tests::runner::run_plan;
 use twostep_tests::world::{Cast, Honest, World};
 
@@ -21,11 +21,8 @@ const SEEDS: u64 = 40;
 #[track_caller]
 fn is_found(model: FaultModel, cast: &dyn Cast, expected: &str) {
     let options = SimOptions {
-        model,
-        f: 1,
-        topology: None,
-        leader_stops: false,
-        faults: Faults::None,
+        model: Some(model),
+        ..SimOptions::default()
     };
     for seed in 0..SEEDS {
         let plan = Plan::draw(&options, seed);
@@ -283,11 +280,9 @@ fn a_learner_that_delivers_another_order_is_found() {
     // Whichever learner is first to deliver decree 2, the other one disagrees with it, or no quorum voted so.
     let cast = OneDiffers { node: NodeId(2) };
     let options = SimOptions {
-        model: FaultModel::Crash,
-        f: 1,
+        model: Some(FaultModel::Crash),
         topology: Some(twostep_tests::topology::Topology::Shared),
-        leader_stops: false,
-        faults: Faults::None,
+        ..SimOptions::default()
     };
     let violation = run_plan(Plan::draw(&options, 1), 1, &cast)
         .violation
@@ -398,11 +393,8 @@ impl Cast for Equivocation {
 #[test]
 fn acceptors_that_vote_twice_are_found() {
     let options = SimOptions {
-        model: FaultModel::Fab,
-        f: 1,
-        topology: None,
-        leader_stops: false,
-        faults: Faults::None,
+        model: Some(FaultModel::Fab),
+        ..SimOptions::default()
     };
     let cast = Equivocation {
         acceptors_check: false,
@@ -416,11 +408,8 @@ fn acceptors_that_vote_twice_are_found() {
 #[test]
 fn acceptors_that_vote_once_bear_a_two_faced_leader() {
     let options = SimOptions {
-        model: FaultModel::Fab,
-        f: 1,
-        topology: None,
-        leader_stops: false,
-        faults: Faults::None,
+        model: Some(FaultModel::Fab),
+        ..SimOptions::default()
     };
     let cast = Equivocation {
         acceptors_check: true,

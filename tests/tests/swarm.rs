@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use twostep_engine::quorum::FaultModel;
-use twostep_tests::plan::{CHECKPOINTS_MIN, Faults, OPERATIONS_MIN, SimOptions};
+use twostep_tests::plan::{CHECKPOINTS_MIN, OPERATIONS_MIN, SimOptions};
 use twostep_tests::runner::{SimReport, run_range, run_seed};
 use twostep_tests::topology::Topology;
 
@@ -11,11 +11,10 @@ fn swarm(model: FaultModel, f: usize, first: u64, count: u64) -> SimReport {
     let topology = None;
     checked(
         &SimOptions {
-            model,
-            f,
+            model: Some(model),
+            f: Some(f),
             topology,
-            leader_stops: false,
-            faults: Faults::None,
+            ..SimOptions::default()
         },
         first,
         count,
@@ -27,11 +26,11 @@ fn swarm_without_its_leader(model: FaultModel, f: usize, first: u64, count: u64)
     let topology = Some(Topology::Shared);
     checked(
         &SimOptions {
-            model,
-            f,
+            model: Some(model),
+            f: Some(f),
             topology,
             leader_stops: true,
-            faults: Faults::None,
+            ..SimOptions::default()
         },
         first,
         count,
@@ -39,10 +38,12 @@ fn swarm_without_its_leader(model: FaultModel, f: usize, first: u64, count: u64)
 }
 
 fn checked(options: &SimOptions, first: u64, count: u64) -> SimReport {
-    let SimOptions { model, f, .. } = *options;
     let report = run_range(options, first..first + count, |_| true);
-    let replay = format!("twostep sim --mode {model} --f {f} --trace --seed");
     for failure in &report.failures {
+        let replay = format!(
+            "twostep sim --mode {} --f {} --trace --seed",
+            failure.mode, failure.f
+        );
         let what = failure.violation.as_ref().or(failure.stall.as_ref());
         eprintln!("{replay} {}: {}", failure.seed, what.expect("it failed"));
     }
@@ -89,11 +90,8 @@ fn fresh_seeds_are_clean() {
 fn the_same_seed_is_the_same_run() {
     for model in [FaultModel::Fab, FaultModel::Crash] {
         let options = SimOptions {
-            model,
-            f: 1,
-            topology: None,
-            leader_stops: false,
-            faults: Faults::None,
+            model: Some(model),
+            ..SimOptions::default()
         };
         assert_eq!(run_seed(&options, 11), run_seed(&options, 11));
         assert_ne!(run_seed(&options, 11).trace, run_seed(&options, 12).trace);

@@ -9,6 +9,7 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use twostep_engine::quorum::FaultModel;
+use twostep_tests::actors::{STRATEGIES, by_name};
 use twostep_tests::plan::{Faults, SimOptions};
 use twostep_tests::runner::{SeedReport, SimReport, run_range, run_seed, trace};
 use twostep_tests::topology::Topology;
@@ -31,12 +32,12 @@ pub struct SimArgs {
     /// Print everything that happens in the seed, line by line
     #[arg(long, requires = "seed")]
     trace: bool,
-    /// Which faults the clusters bear
-    #[arg(long, value_enum, default_value_t = Mode::Fab)]
-    mode: Mode,
-    /// How many
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    f: usize,
+    /// Which faults the clusters bear; with `--faults all` drawn from the seed if not given, else fab
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
+    /// How many; with `--faults all` one or two, drawn from the seed, if not given, else 1
+    #[arg(long, value_name = "N")]
+    f: Option<usize>,
     /// Where the roles are; drawn from the seed if not given
     #[arg(long, value_enum)]
     topology: Option<TopologyFlag>,
@@ -47,6 +48,9 @@ pub struct SimArgs {
     /// Whether up to that many nodes lie; in crash mode the first leader stops
     #[arg(long, value_enum, default_value_t = FaultsFlag::None)]
     faults: FaultsFlag,
+    /// A way to lie that some node has in every seed, as in `slow-leader`; sets `--faults all`
+    #[arg(long, value_name = "NAME", value_parser = strategy)]
+    strategy: Option<&'static str>,
     /// Print the report as a last line of JSON
     #[arg(long)]
     json: bool,
@@ -81,13 +85,23 @@ fn seeds(text: &str) -> Result<Range<u64>, String> {
     }
 }
 
+fn strategy(text: &str) -> Result<&'static str, String> {
+    let names = || STRATEGIES.map(|entry| entry.name).join(", ");
+    by_name(text)
+        .map(|entry| entry.name)
+        .ok_or_else(|| format!("expected one of {}", names()))
+}
+
 /// Runs the seeds; ends with status 0 if nothing was violated and nothing stalled.
 pub fn run(args: &SimArgs) -> Result<ExitCode> {
-    if args.f == 0 || args.f > 8 {
-        bail!("--f {}: expected 1 to 8", args.f);
+    if let Some(f) = args.f.filter(|f| !(1..=8).contains(f)) {
+        bail!("--f {f}: expected 1 to 8");
+    }
+    if args.strategy.is_some() && args.mode.map(FaultModel::from) == Some(FaultModel::Crash) {
+        bail!("--strategy: nodes lie in mode fab only");
     }
     let options = SimOptions {
-        model: FaultModel::from(args.mode),
+        model: args.mode.map(FaultModel::from),
         f: args.f,
         topology: args.topology.map(|topology| match topology {
             TopologyFlag::Shared => Topology::Shared,
@@ -95,9 +109,10 @@ pub fn run(args: &SimArgs) -> Result<ExitCode> {
         }),
         leader_stops: args.leader_stops,
         faults: match args.faults {
-            FaultsFlag::None => Faults::None,
-            FaultsFlag::All => Faults::All,
+            FaultsFlag::None if args.strategy.is_none() => Faults::None,
+            _ => Faults::All,
         },
+        strategy: args.strategy,
     };
     match args.seed {
         Some(seed) => one(args, &options, seed),
@@ -153,8 +168,17 @@ fn many(args: &SimArgs, options: &SimOptions) -> Result<ExitCode> {
     if args.json {
         let mut line = serde_json::to_value(&report)?;
         if let Some(line) = line.as_object_mut() {
-            line.insert("mode".to_owned(), json!(options.model.to_string()));
-            line.insert("f".to_owned(), json!(options.f));
+            let drawn = options.faults == Faults::All;
+            let mode = match options.model {
+                None if drawn => "drawn".to_owned(),
+                model => model.unwrap_or(FaultModel::Fab).to_string(),
+            };
+            let f = match options.f {
+                None if drawn => json!("drawn"),
+                f => json!(f.unwrap_or(1)),
+            };
+            line.insert("mode".to_owned(), json!(mode));
+            line.insert("f".to_owned(), f);
         }
         println!("{line}");
     } else {
@@ -192,25 +216,33 @@ fn seed_line(args: &SimArgs, report: &SeedReport) -> String {
             report.decrees, report.operations, report.checkpoints, report.virtual_ms, report.trace
         ),
     };
-    let mode = FaultModel::from(args.mode);
     let hint = if report.is_clean() || args.trace {
         String::new()
     } else {
-        let faults = match args.faults {
-            FaultsFlag::None => "",
-            FaultsFlag::All => " --faults all",
+        let faults = match (args.strategy, args.faults) {
+            (Some(strategy), _) => format!(" --strategy {strategy}"),
+            (None, FaultsFlag::None) => String::new(),
+            (None, FaultsFlag::All) => " --faults all".to_owned(),
         };
+        // What was drawn is drawn again.
+        let mode = args.mode.map_or(String::new(), |mode| {
+            format!(" --mode {}", FaultModel::from(mode))
+        });
+        let f = args.f.map_or(String::new(), |f| format!(" --f {f}"));
         let topology = match args.topology {
             Some(TopologyFlag::Shared) => " --topology shared",
             Some(TopologyFlag::Separate) => " --topology separate",
             None => "",
         };
         format!(
-            "\n  see it: twostep sim --mode {mode} --f {}{topology}{faults} --seed {} --trace",
-            args.f, report.seed
+            "\n  see it: twostep sim{mode}{f}{topology}{faults} --seed {} --trace",
+            report.seed
         )
     };
-    format!("seed {}: {what}{hint}", report.seed)
+    format!(
+        "seed {} ({}, f = {}): {what}{hint}",
+        report.seed, report.mode, report.f
+    )
 }
 
 fn status(clean: bool) -> ExitCode {

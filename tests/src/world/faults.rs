@@ -13,8 +13,8 @@ use super::{Intercept, World};
 use crate::checkers::{Finding, Violation};
 use crate::describe;
 use crate::disk::Fate;
-use crate::network::{Cut, End};
-use crate::plan::FaultKind;
+use crate::network::{Cut, End, Slow};
+use crate::plan::{FaultKind, Trouble};
 use crate::trace::Kind;
 
 impl World<'_> {
@@ -112,9 +112,41 @@ impl World<'_> {
                         until: self.now + lasting,
                     });
                 }
+                FaultKind::Leader { trouble, lasting } => self.trouble_leader(trouble, lasting),
             }
         }
         Ok(())
+    }
+
+    fn trouble_leader(&mut self, trouble: Trouble, lasting: Duration) {
+        let regency = self.regencies.last().copied().unwrap_or_default();
+        let leader = self.configuration.leader(regency);
+        self.trace
+            .event(self.now, Kind::Fault, u64::from(leader.0), b"leader");
+        self.trace.line(self.now, || {
+            format!(
+                "n{} leads {regency} and is {trouble:?} for {lasting:?}",
+                leader.0
+            )
+        });
+        let one = NodeSet::one(leader);
+        let others = self.configuration.nodes().minus(one);
+        match trouble {
+            Trouble::Mute => self.cut(one, others, lasting),
+            Trouble::Deaf => self.cut(others, one, lasting),
+            Trouble::Alone => {
+                self.cut(one, others, lasting);
+                self.cut(others, one, lasting);
+            }
+            Trouble::Slow(by_ns) => {
+                let until = self.now + lasting;
+                self.network.slow(Slow {
+                    from: leader,
+                    by_ns,
+                    until,
+                });
+            }
+        }
     }
 
     pub(super) fn crash(&mut self, node: NodeId, fate: Fate) -> Result<(), Finding> {

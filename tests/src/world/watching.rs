@@ -78,7 +78,7 @@ impl<'c> World<'c> {
     /// Whether some fault has not struck yet, lasts still, or a node is about to start again.
     #[must_use]
     pub fn trouble_ahead(&self) -> bool {
-        !self.faults.is_empty() || self.rejoining > 0 || self.network.is_cut_anywhere(self.now)
+        !self.faults.is_empty() || self.rejoining > 0 || self.network.is_troubled(self.now)
     }
 
     /// The learners that never stopped and do not lie.
