@@ -12,6 +12,8 @@
 //! [`Machine::deadline`] has passed. What can be coalesced is sent there: a batch of all bundles that arrived
 //! in the turn, one cumulative acknowledgement. Nothing waits longer than the turn.
 
+use std::time::Duration;
+
 use thiserror::Error;
 use twostep_crypto::Signed;
 
@@ -176,6 +178,11 @@ pub enum Event {
     Suspected {
         /// The regency that it wants.
         regency: Regency,
+    },
+    /// The proposer judges its leader by another time-out now: it entered a regency, or was served well.
+    Timeout {
+        /// T of PROTOCOL.md section 4.
+        timeout: Duration,
     },
     /// The window moved.
     Low {

@@ -22,6 +22,7 @@ mod saying;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use twostep_crypto::{Identity, Scope, Signed, Verified, WeakKey};
 use twostep_net::pool::{Body, Pool};
@@ -126,6 +127,8 @@ pub struct Replica<R: Rules = Standard> {
     held: VecDeque<(RecordSeq, Say)>,
 
     acked: Decree,
+    /// The time-out that was observed last.
+    timeout: Duration,
     status_at: Time,
     pull: Pull,
     values: Vec<u8>,
@@ -296,6 +299,7 @@ impl<R: Rules> Replica<R> {
             stored: RecordSeq(0),
             held: VecDeque::new(),
             acked: Decree::NONE,
+            timeout: tuning.t0,
             status_at: Time(0),
             pull: Pull::default(),
             values: Vec::new(),
@@ -436,6 +440,13 @@ impl<R: Rules> Replica<R> {
         self.pull_if_due(step);
         if self.status_at <= step.now {
             self.say_status(step);
+        }
+        if let Some(election) = &self.election {
+            let timeout = election.pacemaker.timeout();
+            if timeout != self.timeout {
+                self.timeout = timeout;
+                step.fx.observe(Event::Timeout { timeout });
+            }
         }
     }
 }

@@ -187,6 +187,7 @@ pub fn event(event: &Event) -> String {
             value,
             path,
         } => format!("learned d{decree} {} by {path:?}", short(*value)),
+        Event::Timeout { timeout } => format!("waits {timeout:?} for its leader"),
         Event::Low { decree } => format!("low {decree}"),
         Event::Regency { regency } => format!("entered r{regency}"),
         Event::Suspected { regency } => format!("suspects, wants r{regency}"),

@@ -4,6 +4,7 @@
 //! threads: records are durable later, decrees are executed later, and a turn ends a little after its first input.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use twostep_engine::batch::{Batch, Bundle};
 use twostep_engine::executor::Executor;
@@ -35,6 +36,8 @@ pub struct Host {
     pub run: u32,
     /// The newest certified checkpoint it knows of.
     pub low: Decree,
+    /// How long it waits for its leader, if it proposes.
+    pub timeout: Duration,
     /// Whether it ever stopped; such a node counts among the f.
     pub faulty: bool,
 }

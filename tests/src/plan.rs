@@ -294,24 +294,23 @@ impl Plan {
         }
     }
 
-    /// How long every correct learner may take to learn a new decree once the links have healed:
+    /// How long it may take until everything is at rest once no client calls any more:
     ///
-    /// `retry_max + 8·T0 + 2·W·hop`, where a hop is one message, one sync and one execution at their slowest.
-    /// A client whose first message was lost says it again within `retry_max`. Whatever a node last said into
+    /// `4·(retry_max + 8·T0 + 2·W·hop)`, where a hop is one message, one sync and one execution at their slowest.
+    /// A client whose last message was lost says it again within `retry_max`. Whatever a node last said into
     /// the void it says again within T0 (PROTOCOL.md section 3), and the repair of a gap is a chain of at most
     /// four such things: a lost proposal, its votes, a checkpoint, its certificate, each with one answer. What
     /// was missed below the window's base is pulled decree by decree in the worst case: at most W of them, each
     /// a question and an answer.
     #[must_use]
-    pub fn progress_bound(&self) -> Duration {
+    pub fn rest_bound(&self) -> Duration {
         let hang = if self.syncs.hang_per_mille > 0 { 20 } else { 1 };
         let hop = self.links.delay_max_ns
             + self.syncs.delay_max_ns * hang
             + self.execution_max_ns
             + self.turn_ns;
-        self.clients.retry_max
-            + self.tuning.t0 * 8
-            + Duration::from_nanos(2 * self.limits.window * hop)
+        let pulls = Duration::from_nanos(2 * self.limits.window * hop);
+        (self.clients.retry_max + self.tuning.t0 * 8 + pulls) * 4
     }
 }
 

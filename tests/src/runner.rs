@@ -4,8 +4,8 @@
 //!
 //! 1. **trouble**: the drawn links, disks and faults, until enough is committed and certified and every fault
 //!    has struck and passed;
-//! 2. **progress**: the links heal, and every correct learner must learn a decree above all earlier ones within
-//!    [`Plan::progress_bound`], else the seed stalls;
+//! 2. **progress**: the links heal, and once a correct proposer knows of work, every correct learner must learn a
+//!    decree above all earlier ones within [`World::progress_bound`], else the seed stalls;
 //! 3. **rest**: clients stop calling; every call must end, every live learner execute everything, and all states
 //!    be equal.
 
@@ -43,6 +43,8 @@ pub struct SeedReport {
     pub checkpoints: u64,
     /// Virtual time. Milliseconds.
     pub virtual_ms: u64,
+    /// How much of the time that it may take the progress after healing took. In 1000.
+    pub recovery_per_mille: u64,
     /// Regencies above 0 that correct nodes entered.
     pub regency_changes: u64,
     /// How often the liars lied, by strategy.
@@ -76,6 +78,8 @@ pub struct SimReport {
     pub regency_changes: u64,
     /// Seeds in which the regency changed.
     pub seeds_with_regency_change: u64,
+    /// The slowest progress after healing of the clean seeds: how much it took of the time that it may take. In 1000.
+    pub recovery_per_mille_max: u64,
     /// How often which strategy was played, and lied.
     pub strategies: BTreeMap<&'static str, Played>,
     /// The seeds that violated or stalled, at most [`FAILURES_MAX`] of them.
@@ -167,7 +171,7 @@ pub fn trace(options: &SimOptions, seed: u64, out: &mut dyn Write) -> io::Result
     let verdict = match verdict {
         Err(Ended::Output(error)) => {
             failed = Some(error);
-            Ok(())
+            Ok(0)
         }
         verdict => verdict,
     };
@@ -246,6 +250,7 @@ struct Totals {
     checkpoints: Vec<u64>,
     regency_changes: u64,
     seeds_with_regency_change: u64,
+    recovery_per_mille_max: u64,
     strategies: BTreeMap<&'static str, Played>,
     failures: Vec<SeedReport>,
 }
@@ -260,6 +265,7 @@ impl Totals {
         self.checkpoints.push(report.checkpoints);
         self.regency_changes += report.regency_changes;
         self.seeds_with_regency_change += u64::from(report.regency_changes > 0);
+        self.recovery_per_mille_max = self.recovery_per_mille_max.max(report.recovery_per_mille);
         for (name, lies) in &report.lies {
             let played = self.strategies.entry(name).or_default();
             played.seeds += 1;
@@ -283,6 +289,7 @@ impl Totals {
             checkpoints: Spread::of(self.checkpoints),
             regency_changes: self.regency_changes,
             seeds_with_regency_change: self.seeds_with_regency_change,
+            recovery_per_mille_max: self.recovery_per_mille_max,
             strategies: self.strategies,
             failures: self.failures,
         }
@@ -306,10 +313,13 @@ impl From<Violation> for Ended {
 /// In units of T0: far above what 300 operations take at 30 % loss.
 const TROUBLE_T0_MAX: u32 = 20_000;
 
+/// How much of the time that it may take the progress after healing took. In 1000.
+type Recovery = u64;
+
 /// Called after every step that a person may want to see.
 type Watch<'a> = &'a mut dyn FnMut(&mut World<'_>) -> io::Result<()>;
 
-fn live(world: &mut World<'_>, watch: Watch<'_>) -> Result<(), Ended> {
+fn live(world: &mut World<'_>, watch: Watch<'_>) -> Result<Recovery, Ended> {
     let checkpoints = CHECKPOINTS_MIN * world.plan().limits.checkpoint_every;
     let enough = |world: &World<'_>| {
         world.committed() >= OPERATIONS_MIN
@@ -327,14 +337,19 @@ fn live(world: &mut World<'_>, watch: Watch<'_>) -> Result<(), Ended> {
     })?;
 
     world.heal();
-    let before = world.decrees();
-    let bound = world.progress_bound();
+    let (before, bound) = (world.decrees(), world.progress_bound());
     let all_moved = |world: &World<'_>| {
         world
             .correct_learners()
             .iter()
             .all(|node| world.delivered_by(node) > before)
     };
+    let patience = world.plan().clients.retry_max * 2;
+    let starts = |world: &World<'_>| world.work_is_known() || all_moved(world);
+    phase(world, patience, watch, starts, |_| {
+        "no retried request reached a correct proposer after healing".to_owned()
+    })?;
+    let since = world.now();
     phase(world, bound, watch, all_moved, |world| {
         let stuck = world
             .correct_learners()
@@ -348,8 +363,11 @@ fn live(world: &mut World<'_>, watch: Watch<'_>) -> Result<(), Ended> {
             stuck.join(", ")
         )
     })?;
+    let took = world.now().since(since).as_nanos();
+    let recovery = u64::try_from(took * 1000 / bound.as_nanos()).expect("at most 1000");
 
     world.set_clients_busy(false);
+    let bound = world.rest_bound();
     let at_rest = |world: &World<'_>| {
         let top = world.decrees();
         world.unresolved() == 0
@@ -358,7 +376,7 @@ fn live(world: &mut World<'_>, watch: Watch<'_>) -> Result<(), Ended> {
                 .iter()
                 .all(|node| world.executed_by(node) == top)
     };
-    phase(world, bound * 4, watch, at_rest, |world| {
+    phase(world, bound, watch, at_rest, |world| {
         let behind = world
             .live_learners()
             .iter()
@@ -374,7 +392,7 @@ fn live(world: &mut World<'_>, watch: Watch<'_>) -> Result<(), Ended> {
         )
     })?;
     world.compare_states()?;
-    Ok(())
+    Ok(recovery)
 }
 
 fn phase(
@@ -398,9 +416,10 @@ fn phase(
     Ok(())
 }
 
-fn report(world: &World<'_>, seed: u64, verdict: Result<(), Ended>) -> SeedReport {
+fn report(world: &World<'_>, seed: u64, verdict: Result<Recovery, Ended>) -> SeedReport {
+    let recovery_per_mille = *verdict.as_ref().unwrap_or(&0);
     let (violation, stall) = match verdict {
-        Ok(()) => (None, None),
+        Ok(_) => (None, None),
         Err(Ended::Violated(violation)) => (Some(violation.to_string()), None),
         Err(Ended::Stalled(what)) => (None, Some(what)),
         Err(Ended::Output(error)) => (None, Some(error.to_string())),
@@ -414,6 +433,7 @@ fn report(world: &World<'_>, seed: u64, verdict: Result<(), Ended>) -> SeedRepor
         operations: world.committed(),
         checkpoints: world.certified().0 / world.plan().limits.checkpoint_every,
         virtual_ms: world.now().0 / 1_000_000,
+        recovery_per_mille,
         regency_changes: world.regency_changes(),
         lies: world.lies(),
         violation,

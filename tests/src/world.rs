@@ -13,6 +13,7 @@ mod faults;
 mod nodes;
 mod queue;
 mod watching;
+mod work;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use twostep_engine::wire::Bounds;
 use twostep_net::pool::{Body, Pool};
 
 use self::queue::{Happening, Queue};
+use self::work::Work;
 use crate::actors::plot::Lies;
 use crate::checkers::history::HistoryChecker;
 use crate::checkers::order::OrderChecker;
@@ -104,6 +106,7 @@ pub struct World<'c> {
     byzantine: NodeSet,
     /// Regencies above 0 that some correct node entered.
     regencies: BTreeSet<Regency>,
+    work: Work,
     certified: Decree,
     committed: u64,
     observed: Vec<Observed>,
@@ -200,6 +203,7 @@ impl<'c> World<'c> {
             history,
             byzantine: cast.byzantine(),
             regencies: BTreeSet::new(),
+            work: Work::default(),
             certified: Decree::NONE,
             committed: 0,
             observed: Vec::new(),
@@ -225,6 +229,7 @@ impl<'c> World<'c> {
                 tick_at: None,
                 run: 0,
                 low: Decree::NONE,
+                timeout: world.plan.tuning.t0,
                 faulty: false,
             };
             world.hosts.push(host);

@@ -111,7 +111,7 @@ impl Effects for Sink<'_> {
             Event::Learned {
                 path: Path::Pull, ..
             } => counts.decrees_by_pull += 1,
-            Event::Low { .. } => {}
+            Event::Low { .. } | Event::Timeout { .. } => {}
             Event::Regency { regency } => {
                 counts.regencies += 1;
                 info!("entered regency {regency}");

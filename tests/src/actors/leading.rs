@@ -280,7 +280,7 @@ fn is_censored(means: &Means, bundle: &[u8]) -> bool {
         .is_some_and(|client| client.0[0].is_multiple_of(3))
 }
 
-/// Proposes once in 1.01 T0.
+/// Proposes once in 1.01 T, T the time-out that correct nodes have by now.
 #[derive(Default)]
 pub struct Slow {
     waiting: VecDeque<(NodeSet, Message<'static>)>,
@@ -305,7 +305,7 @@ impl Strategy for Slow {
             return false;
         };
         if self.waiting.is_empty() {
-            self.next = self.next.max(mouth.now + mouth.means.t0 * 101 / 100);
+            self.next = self.next.max(mouth.now + mouth.means.timeout() * 101 / 100);
         }
         let known = self.waiting.iter().any(|(_, waiting)| waiting == message);
         if !known && self.waiting.len() < WAITING_MAX {
@@ -324,7 +324,7 @@ impl Strategy for Slow {
         if self.waiting.is_empty() || mouth.now < self.next {
             return;
         }
-        self.next = mouth.now + mouth.means.t0 * 101 / 100;
+        self.next = mouth.now + mouth.means.timeout() * 101 / 100;
         if let Some((to, message)) = self.waiting.pop_front() {
             mouth.lie(to, &message);
         }

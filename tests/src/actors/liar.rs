@@ -31,6 +31,8 @@ pub struct Means {
     pool: Pool,
     /// The regency that its replica is in.
     regency: Regency,
+    /// How long its replica waits for a leader: what correct nodes do as well, give or take a doubling.
+    timeout: Duration,
     /// The newest checkpoint that its replica knows.
     low: Decree,
     /// The newest body with requests that went by.
@@ -55,6 +57,7 @@ impl Means {
             identity,
             pool,
             regency: Regency(0),
+            timeout: t0,
             low: Decree::NONE,
             body: None,
         }
@@ -70,6 +73,12 @@ impl Means {
     #[must_use]
     pub fn low(&self) -> Decree {
         self.low
+    }
+
+    /// How long correct nodes wait for a leader, as far as the replica inside can tell.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// Whether it leads the regency of its replica.
@@ -417,6 +426,7 @@ impl Effects for Lips<'_> {
     fn observe(&mut self, event: Event) {
         match event {
             Event::Regency { regency } => self.means.regency = regency,
+            Event::Timeout { timeout } => self.means.timeout = timeout,
             Event::Low { decree } => self.means.low = decree,
             _ => {}
         }

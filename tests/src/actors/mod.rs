@@ -20,7 +20,7 @@
 //! | `vote-inflater` | proposer | votes for 2^64 − 1 | f+1 votes amplify, 2f+1 prove (4) |
 //! | `lying-learner` | learner | wrong values, acks, checkpoints, replies, states | f+1 equal answers, 2f+1 checkpoints (5) |
 //! | `censoring-leader` | proposer | is deaf for some clients | overdue requests (4) |
-//! | `slow-leader` | proposer | proposes once in 1.01 T0 | the timer (4) |
+//! | `slow-leader` | proposer | proposes once in 1.01 T | the timer (4) |
 //! | `flooder` | any | votes, gathers, far decrees, states without end | bounded state (3, 4) |
 
 pub mod electing;

@@ -6,6 +6,7 @@ use twostep_engine::batch::Bundle;
 use twostep_engine::executor::Executor;
 use twostep_engine::key_value::KeyValue;
 use twostep_engine::machine::{Event, Input, Machine, To};
+use twostep_engine::message::Message;
 use twostep_engine::replica::{Setup, Standing};
 use twostep_engine::types::{NodeId, Party, RecordSeq, Time};
 use twostep_engine::wire;
@@ -78,6 +79,19 @@ impl World<'_> {
             && !self.byzantine.contains(node)
         {
             self.cast.arrived(from, bytes);
+        }
+        if let Message::Submit {
+            retry: true,
+            bundle,
+        } = &message
+            && self.correct_proposers().contains(node)
+            && let Ok(bundle) = Bundle::parse(
+                pool.copy(bundle),
+                &self.configuration.scope(),
+                self.configuration.limits(),
+            )
+        {
+            self.work.told(node, &bundle.view());
         }
         self.trace.line(self.now, || {
             format!("{from} → n{}: {}", node.0, describe::message(&message))
@@ -204,6 +218,7 @@ impl World<'_> {
                 if !self.byzantine.contains(node) {
                     self.said.delivered(node, decree, batch.value())?;
                     if self.order.deliver(node, decree, &batch)? {
+                        self.work.ordered(&batch);
                         self.history.apply(decree, &batch);
                     }
                 }
@@ -224,6 +239,9 @@ impl World<'_> {
             Wish::Observe(event) => {
                 if let Event::Regency { regency } = event {
                     self.regencies.insert(regency);
+                }
+                if let Event::Timeout { timeout } = event {
+                    self.hosts[usize::from(node.0)].timeout = timeout;
                 }
                 if let Event::Low { decree } = event {
                     self.certified = self.certified.max(decree);

@@ -130,21 +130,52 @@ impl<'c> World<'c> {
             .fold(Tallies::default(), add)
     }
 
-    /// How long every correct learner may take to learn a new decree from now on: what [`Plan::progress_bound`]
-    /// says, and f+1 times `retry_max + 4·T + 4·T0`: a leader that lies holds its regency until a retried request
-    /// is overdue, after 4·T (PROTOCOL.md section 4), and only what was retried is waited for. T is the time-out
-    /// of a node that entered every regency there was and was never relaxed.
+    /// The proposers that never stopped and do not lie.
+    #[must_use]
+    pub fn correct_proposers(&self) -> NodeSet {
+        let proposers = self.configuration.proposers().iter().copied();
+        let correct = |node: &NodeId| {
+            !self.hosts[usize::from(node.0)].faulty && !self.byzantine.contains(*node)
+        };
+        proposers.filter(correct).collect()
+    }
+
+    /// Whether a correct proposer knows of a request that waits: only then may anybody suspect a leader.
+    #[must_use]
+    pub fn work_is_known(&self) -> bool {
+        self.work.is_known_to(self.correct_proposers())
+    }
+
+    /// How long every correct learner may take to learn a new decree, from when the links have healed and a correct
+    /// proposer knows of work: (f+1)·(2T + 12δ), where T is the longest time-out of a correct node now and δ the
+    /// longest time of one hop.
     #[must_use]
     pub fn progress_bound(&self) -> Duration {
+        let correct = self.correct_proposers();
+        let timeouts = correct
+            .iter()
+            .map(|node| self.hosts[usize::from(node.0)].timeout);
+        let timeout = timeouts.max().expect("some proposer is correct");
+        let hop = Duration::from_nanos(self.network.healed_delay_max_ns());
+        let leaders = u32::try_from(self.plan.f + 1).expect("few faults");
+        (timeout * 2 + hop * 12) * leaders
+    }
+
+    /// How long it may take until every call has ended and every live learner executed everything, once clients
+    /// call no more: what [`Plan::rest_bound`] says, and where nodes lie 4·(f+1) times `retry_max + 4·T + 4·T0`: a leader
+    /// that lies holds its regency until a retried request is overdue, after 4·T (PROTOCOL.md section 4). T is the
+    /// time-out of a node that entered every regency there was and was never relaxed.
+    #[must_use]
+    pub fn rest_bound(&self) -> Duration {
         let plan = &self.plan;
         if plan.actors.is_empty() {
-            return plan.progress_bound();
+            return plan.rest_bound();
         }
         let doublings = u32::try_from(self.regencies.len().min(6)).expect("at most 6");
         let longest = plan.tuning.t0 * (1 << doublings);
         let leaders = u32::try_from(plan.f + 1).expect("few faults");
-        plan.progress_bound()
-            + (plan.clients.retry_max + longest * 4 + plan.tuning.t0 * 4) * leaders
+        plan.rest_bound()
+            + (plan.clients.retry_max + longest * 4 + plan.tuning.t0 * 4) * leaders * 4
     }
 
     /// How many regencies above 0 correct nodes entered.
