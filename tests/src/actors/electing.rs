@@ -34,6 +34,7 @@ impl Strategy for VoucherForger {
         let Some((forged, nodes)) = &self.second else {
             return false;
         };
+        // The forgery comes first: to those that hold no plan yet.
         let deceived = to.minus(to.minus(*nodes));
         mouth.lie(deceived, &Message::NewRegency(Box::new(forged.clone())));
         // Sometimes the truth follows: what came first must have left nothing behind.

@@ -37,6 +37,8 @@ pub struct Means {
     low: Decree,
     /// The newest body with requests that went by.
     body: Option<Body>,
+    /// What its replica is made of, in the simulator.
+    setup: Option<Setup>,
 }
 
 impl Means {
@@ -60,7 +62,14 @@ impl Means {
             timeout: t0,
             low: Decree::NONE,
             body: None,
+            setup: None,
         }
+    }
+
+    /// What another replica with the same key can be made of; none in a real node.
+    #[must_use]
+    pub fn setup(&self) -> Option<Setup> {
+        self.setup.clone()
     }
 
     /// The regency of the replica inside.
@@ -233,13 +242,16 @@ impl Liar {
     /// If the keys in `setup` are unusable, which those of the simulator are not.
     #[must_use]
     pub fn new(setup: Setup, strategies: Part, plot: Arc<Mutex<Plot>>, random: Random) -> Liar {
-        let means = Means::new(
-            Arc::clone(&setup.configuration),
-            setup.me,
-            setup.tuning.t0,
-            Arc::clone(&setup.identity),
-            setup.pool.clone(),
-        );
+        let means = Means {
+            setup: Some(setup.clone()),
+            ..Means::new(
+                Arc::clone(&setup.configuration),
+                setup.me,
+                setup.tuning.t0,
+                Arc::clone(&setup.identity),
+                setup.pool.clone(),
+            )
+        };
         let inner = Replica::new(setup).expect("the simulator's keys are sound");
         let mut liar = Liar::around(inner, means, plot, random);
         liar.play(strategies);

@@ -30,7 +30,7 @@ use twostep_net::pool::Pool;
 use super::liar::{Liar, Means, Mouth, Part};
 use super::plot::Plot;
 use super::voting::invented;
-use super::{Entry, STRATEGIES, Strategy, any, proposer};
+use super::{Entry, SIMULATED, STRATEGIES, Strategy, any, proposer};
 use crate::random::Random;
 
 /// Free memory that a liar keeps for the bodies that it makes up. Bytes.
@@ -75,7 +75,10 @@ const LIVE: [Live; 4] = [
 /// The names of all strategies that a real node can play.
 #[must_use]
 pub fn names() -> Vec<&'static str> {
-    let mut names: Vec<&str> = STRATEGIES.iter().map(|entry| entry.name).collect();
+    let playable = STRATEGIES
+        .iter()
+        .filter(|entry| !SIMULATED.contains(&entry.name));
+    let mut names: Vec<&str> = playable.map(|entry| entry.name).collect();
     names.extend(LIVE.iter().map(|live| live.name));
     names.sort_unstable();
     names.dedup();
@@ -112,7 +115,8 @@ fn part_of(strategy: &str, roles: &Roles) -> Result<(&'static str, Box<dyn Strat
             .then(|| (live.name, (live.make)(number)))
             .ok_or_else(misfit);
     }
-    let entry: Option<&Entry> = super::by_name(name).filter(|_| number.is_none());
+    let entry: Option<&Entry> =
+        super::by_name(name).filter(|_| number.is_none() && !SIMULATED.contains(&name));
     let entry = entry.ok_or_else(|| {
         format!(
             "there is no strategy `{strategy}`; there are {}",

@@ -21,6 +21,7 @@
 //! | `lying-learner` | learner | wrong values, acks, checkpoints, replies, states | f+1 equal answers, 2f+1 checkpoints (5) |
 //! | `censoring-leader` | proposer | is deaf for some clients | overdue requests (4) |
 //! | `slow-leader` | proposer | proposes once in 1.01 T | the timer (4) |
+//! | `twins` | any | two copies of the node, each true to the part of the network that it hears | one key counts once (2, 3) |
 //! | `flooder` | any | votes, gathers, far decrees, states without end | bounded state (3, 4) |
 
 pub mod electing;
@@ -30,6 +31,7 @@ pub mod liar;
 pub mod live;
 pub mod plot;
 pub mod troupe;
+pub mod twins;
 pub mod voting;
 
 use twostep_engine::configuration::Roles;
@@ -72,7 +74,7 @@ pub struct Entry {
 }
 
 /// All strategies.
-pub const STRATEGIES: [Entry; 16] = [
+pub const STRATEGIES: [Entry; 17] = [
     entry("silent", any, || Box::new(voting::Silent)),
     entry("equivocating-leader", proposer, || {
         Box::new(leading::Equivocator::split())
@@ -107,7 +109,11 @@ pub const STRATEGIES: [Entry; 16] = [
     entry("censoring-leader", proposer, || Box::new(leading::Censor)),
     entry("slow-leader", proposer, || Box::<leading::Slow>::default()),
     entry("flooder", any, || Box::<electing::Flooder>::default()),
+    entry("twins", any, || Box::<twins::Twins>::default()),
 ];
+
+/// The strategies that only a simulated node can play: a second copy of a node needs a link of its own to everybody.
+pub const SIMULATED: [&str; 1] = ["twins"];
 
 const fn entry(
     name: &'static str,
