@@ -69,6 +69,7 @@ mod hex_text;
 mod ids;
 mod keys;
 mod mac;
+mod memo;
 mod scope;
 mod sign;
 
@@ -78,6 +79,7 @@ pub use hex_text::BadHex;
 pub use ids::{BadParty, ClientId, ClusterId, Epoch, NodeId, PROTOCOL_VERSION, Party};
 pub use keys::{Identity, KeyError, PublicIdentity};
 pub use mac::{BadTag, MacKey, Tag};
+pub use memo::remember_signatures;
 pub use scope::Scope;
 pub use sign::{
     BadKey, BadSignature, Signable, Signature, Signed, SigningKey, Verified, VerifyingKey,

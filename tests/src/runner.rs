@@ -213,6 +213,7 @@ pub fn run_range(
         for _ in 0..threads {
             let (sender, next, stop, end) = (sender.clone(), &next, &stop, seeds.end);
             scope.spawn(move || {
+                twostep_crypto::remember_signatures();
                 while !stop.load(Ordering::Relaxed) {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= end || sender.send(run_seed(options, seed)).is_err() {
