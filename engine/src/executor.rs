@@ -17,15 +17,17 @@
 //! shorter. The session table keeps such a reply all the same: the client's retry fetches it. A look-up for a retry
 //! ends at the same bound; what it leaves out is asked for again.
 
+use std::collections::{BTreeSet, VecDeque};
+
 use twostep_crypto::{Context as DigestContext, Scope};
 
 use crate::batch::{Batch, Bundle, Request, RequestKind};
 use crate::configuration::Configuration;
-use crate::machine::Replies;
-use crate::message::{Outcome, Reply, reply_digest};
+use crate::machine::{Input, Question, Replies};
+use crate::message::{Outcome, Reply, RequestNames, reply_digest};
 use crate::session::{SessionTable, Verdict};
 use crate::state_machine::{Context, StateMachine};
-use crate::types::{ClientId, Decree, Digest, SessionId};
+use crate::types::{ClientId, Decree, Digest, Seq, SessionId};
 use crate::wire::reply_bytes;
 
 /// What the execution of one decree gave; [`crate::machine::Input::Executed`] takes it.
@@ -48,10 +50,12 @@ pub struct Executor<S: StateMachine> {
     duplicates: Duplicates,
     executed: Decree,
     results: Digest,
+    recent_opens: RecentOpens,
     /// Reused from decree to decree, as the two below from request to request.
     replies: Replies,
     found: Replies,
     reply: Vec<u8>,
+    names: Vec<u8>,
 }
 
 /// What happens to a request that is ordered a second time.
@@ -74,9 +78,11 @@ impl<S: StateMachine> Executor<S> {
             duplicates: Duplicates::Suppressed,
             executed: Decree::NONE,
             results: Digest::ZERO,
+            recent_opens: RecentOpens::default(),
             replies: Replies::default(),
             found: Replies::default(),
             reply: Vec::new(),
+            names: Vec::new(),
         }
     }
 
@@ -166,6 +172,42 @@ impl<S: StateMachine> Executor<S> {
         (!self.found.bytes().is_empty()).then_some(&self.found)
     }
 
+    /// Answers a question about the session table; none if there is nothing to tell. Changes nothing that is replicated.
+    pub fn answer(&mut self, question: &Question) -> Option<Input<'_>> {
+        match question {
+            Question::Retried(bundle) => self.lookup(bundle).map(Input::Found),
+            Question::Settled {
+                asker,
+                client,
+                names,
+            } => {
+                let names = self.settled(RequestNames::new(*client, names)?)?;
+                Some(Input::Settled {
+                    asker: *asker,
+                    names,
+                })
+            }
+        }
+    }
+
+    /// Those of a client's requests that a proposer need not wait for any more: ordering them now would execute
+    /// nothing. A session that this learner has not reached yet may still be opened, so nothing is said of it.
+    fn settled(&mut self, names: RequestNames<'_>) -> Option<RequestNames<'_>> {
+        self.names.clear();
+        for (session, seq) in names.iter() {
+            let settled = if session == SessionId::NONE {
+                self.recent_opens.contains(names.client, seq)
+                    || self.sessions.opened(names.client, seq).is_some()
+            } else {
+                session.decree <= self.executed && self.sessions.settled(names.client, session, seq)
+            };
+            if settled {
+                RequestNames::write(session, seq, &mut self.names);
+            }
+        }
+        RequestNames::new(names.client, &self.names).filter(|names| !names.is_empty())
+    }
+
     /// The state machine, to be asked.
     #[must_use]
     pub fn machine(&self) -> &S {
@@ -203,6 +245,7 @@ impl<S: StateMachine> Executor<S> {
 
     fn open(&mut self, client: ClientId, request: &Request<'_>, id: SessionId) {
         let opened = self.sessions.open(client, request.seq, id);
+        self.recent_opens.insert(client, request.seq);
         let outcome = Outcome::Opened(opened);
         let reply = Reply {
             session: request.session,
@@ -271,6 +314,35 @@ impl<S: StateMachine> Executor<S> {
             reply.outcome = Outcome::ExecutedDigest(reply_digest(&self.scope, bytes));
         }
         self.replies.push(client, &reply);
+    }
+}
+
+/// The newest Opens. Their sessions may be dropped right away by other Opens of their client, which must not look as
+/// if they had never been ordered: proposers would depose one leader after the other. Not part of the state.
+#[derive(Debug, Default)]
+struct RecentOpens {
+    known: BTreeSet<(ClientId, Seq)>,
+    order: VecDeque<(ClientId, Seq)>,
+}
+
+impl RecentOpens {
+    /// So many are remembered: more than can be ordered between two questions of a proposer.
+    const MAX: usize = 4096;
+
+    fn insert(&mut self, client: ClientId, nonce: Seq) {
+        if !self.known.insert((client, nonce)) {
+            return;
+        }
+        self.order.push_back((client, nonce));
+        if self.order.len() > Self::MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+    }
+
+    fn contains(&self, client: ClientId, nonce: Seq) -> bool {
+        self.known.contains(&(client, nonce))
     }
 }
 

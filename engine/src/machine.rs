@@ -18,8 +18,12 @@ use thiserror::Error;
 use twostep_crypto::Signed;
 
 use crate::batch::{Batch, Bundle, Malformed};
-use crate::message::{Certificate, Message, NewRegency, ProofOfLeadership, RegencyVote, Report};
-use crate::types::{ClientId, Decree, Digest, NodeSet, Party, RecordSeq, Regency, Time, Value};
+use crate::message::{
+    Certificate, Message, NewRegency, ProofOfLeadership, RegencyVote, Report, RequestNames,
+};
+use crate::types::{
+    ClientId, Decree, Digest, NodeId, NodeSet, Party, RecordSeq, Regency, Time, Value,
+};
 
 /// What happened.
 #[derive(Debug)]
@@ -42,8 +46,15 @@ pub enum Input<'a> {
         /// The running digest of all results up to this decree.
         results: Digest,
     },
-    /// The host looked a retried bundle up in the session table ([`Effects::lookup`]).
+    /// The session table answers [`Question::Retried`]: what became of those requests that were executed.
     Found(&'a Replies),
+    /// The session table answers [`Question::Settled`].
+    Settled {
+        /// Which proposer wants to know.
+        asker: NodeId,
+        /// Those that are settled.
+        names: RequestNames<'a>,
+    },
     /// The journal changed its state.
     Journal(JournalState),
     /// The turn ends, or the deadline has passed.
@@ -61,6 +72,22 @@ pub enum JournalState {
     Full,
     /// A write or sync failed: what it holds is unknown.
     Failed,
+}
+
+/// What the session table, which the host keeps with the state machine, is asked.
+#[derive(Clone, Debug)]
+pub enum Question {
+    /// What became of the requests of a retried bundle?
+    Retried(Bundle),
+    /// Which of these requests need a proposer not wait for any more?
+    Settled {
+        /// Which proposer wants to know.
+        asker: NodeId,
+        /// Whose requests.
+        client: ClientId,
+        /// As [`RequestNames`] carry them.
+        names: Vec<u8>,
+    },
 }
 
 /// To whom.
@@ -124,9 +151,8 @@ pub trait Effects {
     fn store(&mut self, seq: RecordSeq, record: &Record<'_>);
     /// Execute a decree, then answer [`Input::Executed`]. Contiguous, once per run.
     fn deliver(&mut self, decree: Decree, batch: &Batch);
-    /// Look the requests of a retried bundle up in the session table; those that were executed are answered
-    /// with [`Input::Found`].
-    fn lookup(&mut self, bundle: &Bundle);
+    /// Ask the session table, then hand over what it answers ([`crate::executor::Executor::answer`]), if anything.
+    fn ask(&mut self, question: Question);
     /// For metrics and tests.
     fn observe(&mut self, _event: Event) {}
 }

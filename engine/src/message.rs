@@ -12,6 +12,8 @@
 //! | `Status` | node | all | link MAC | every T0, idle or not |
 //! | `Pull`, `Fetch` | learner | learners, anyone | link MAC | every T0/4 while there is a gap |
 //! | `Pulled`, `Fetched` | learner, anyone | who asked | link MAC; the body's digest | when asked |
+//! | `AskSettled` | proposer that does not learn | learners | link MAC | every T0/4 while something is tracked |
+//! | `Settled` | learner | who asked | link MAC; f+1 equal answers count | when asked |
 //! | `Busy` | node | client | link MAC | for every bundle that found no room, and for every first try at a node that does not lead |
 //! | `Vote` | proposer | proposers | signature | until cur ≥ it |
 //! | `Proof` | anyone | all | the signatures inside | when a `Status` shows a lower cur |
@@ -23,9 +25,13 @@
 //! The last six belong to the leader change (PROTOCOL.md sections 3 and 4).
 //! A [`Message`] borrows the receive buffer for its small parts; a body is a counted handle to pooled memory.
 
+mod names;
+
 use thiserror::Error;
 use twostep_crypto::{Context, Scope, Signable, Signature, Signed};
 use twostep_net::pool::Body;
+
+pub use names::{NAME_BYTES, RequestNames};
 
 use crate::types::{Decree, Digest, NodeId, Regency, Seq, SessionId, Value};
 
@@ -99,6 +105,16 @@ pub enum Message<'a> {
         value: Value,
         /// The batch, not yet checked.
         body: Body,
+    },
+    /// `Executed?` of PROTOCOL.md section 4: a proposer asks which of these requests a leader need not order any more.
+    AskSettled {
+        /// Those that it tracks of one client.
+        names: RequestNames<'a>,
+    },
+    /// Those of them that are settled here: executed, or never to be executed.
+    Settled {
+        /// Their names.
+        names: RequestNames<'a>,
     },
     /// What became of a client's requests.
     Replies {

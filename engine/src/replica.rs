@@ -18,7 +18,9 @@ mod catching_up;
 mod changing;
 mod execution;
 mod ordering;
+mod retrying;
 mod saying;
+mod suspecting;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,8 +29,8 @@ use std::time::Duration;
 use twostep_crypto::{Identity, Scope, Signed, Verified, WeakKey};
 use twostep_net::pool::{Body, Pool};
 
-use self::changing::Election;
 use self::ordering::Proposal;
+use self::suspecting::Election;
 use crate::acceptor::{Acceptor, Rules, Standard};
 use crate::acks::Acks;
 use crate::admission::{ClientDirectory, Gate};
@@ -38,7 +40,7 @@ use crate::configuration::{Configuration, Tuning};
 use crate::election::{Ballots, Pacemaker};
 use crate::learner::Learner;
 use crate::log::Log;
-use crate::machine::{Effects, Event, Input, JournalState, Machine, Refusal, earlier};
+use crate::machine::{Effects, Event, Input, JournalState, Machine, Refusal, To, earlier};
 use crate::message::{
     Certificate, CheckpointClaim, Message, NewRegency, ProofOfLeadership, RegencyVote, Report,
     Status,
@@ -47,6 +49,7 @@ use crate::peers::{Peers, Readiness};
 use crate::proposer::Proposer;
 use crate::recovery::Lead;
 use crate::resend::Resend;
+use crate::tracking::Tracking;
 use crate::types::{Decree, Digest, NodeId, NodeSet, Party, RecordSeq, Regency, Time, Value};
 use crate::voucher::{Examiner, Plan};
 use crate::window::{Reset, Window};
@@ -277,8 +280,10 @@ impl<R: Rules> Replica<R> {
             } else {
                 Lead::Following
             },
-            election: (roles.proposer && promises)
-                .then(|| Election::new(Pacemaker::new(tuning.t0, limits.window), ballots)),
+            election: (roles.proposer && promises).then(|| {
+                let tracking = Tracking::new(tuning.waiting_bytes_max, quorums.f + 1);
+                Election::new(Pacemaker::new(tuning.t0, limits.window), ballots, tracking)
+            }),
             examiner: Examiner::new(&configuration),
             kept: Window::new(Decree::NONE, limits.window, Kept::default),
             low: Decree::NONE,
@@ -394,16 +399,19 @@ impl<R: Rules> Replica<R> {
                 decree,
                 value,
                 body,
-            } => self.propose(
-                from,
-                Proposal {
+            } => {
+                let proposal = Proposal {
                     regency,
                     decree,
                     value,
                     body,
-                },
-                step,
-            ),
+                };
+                let judged = self.propose(from, proposal, step);
+                if let Err(why) = &judged {
+                    self.judge_leader(from, regency, why, step);
+                }
+                judged
+            }
             Message::Accepted {
                 regency,
                 decree,
@@ -428,6 +436,8 @@ impl<R: Rules> Replica<R> {
             Message::Report(report) => self.take_report(from, *report, step),
             Message::NewRegency(shown) => self.take_new_regency(*shown, step),
             Message::Submit { bundle, .. } => self.take_relay(from, bundle, step),
+            Message::AskSettled { names } => self.take_ask(from, names, step),
+            Message::Settled { names } => self.take_settled(from, names),
             Message::Replies { .. } | Message::Busy { .. } => Err(Refusal::Role),
         }
     }
@@ -470,6 +480,9 @@ impl<R: Rules> Machine for Replica<R> {
                 self.end_tracking(replies);
                 self.answer(replies, step);
             }
+            Input::Settled { asker, names } => step
+                .fx
+                .send(To::Nodes(NodeSet::one(asker)), &Message::Settled { names }),
             Input::Journal(state) => self.journal = state,
             Input::Tick => self.tick(step),
         }

@@ -261,6 +261,16 @@ impl SessionTable {
         }
     }
 
+    /// Whether ordering a request now would execute nothing: it was executed, or is refused. For an Open, which has no
+    /// session yet, see [`SessionTable::opened`].
+    #[must_use]
+    pub fn settled(&self, client: ClientId, session: SessionId, seq: Seq) -> bool {
+        // Which operation it was does not matter: under another one, it is refused.
+        let any = Digest::ZERO;
+        self.find(client, session)
+            .is_none_or(|slot| !matches!(self.session(slot).history.find(seq, &any), Found::New))
+    }
+
     /// Remembers that a request was executed by `decree`, and its reply unless it is too large to be kept.
     ///
     /// # Panics

@@ -1,60 +1,170 @@
 //! The requests that a proposer knows to be waiting: what it suspects a leader for.
 //!
-//! A client's retry is signed and goes to every proposer; each tracks it until it learns that it was executed
-//! (PROTOCOL.md section 4, "No censorship"). Only signed requests count, so that nobody can depose a leader with
-//! junk. Bounded: at most [`TRACKED_MAX`] requests of one client.
+//! | event | rule (PROTOCOL.md section 4, "No censorship") |
+//! |---|---|
+//! | a client's signed retry, or a relay of one | its requests are tracked, its bytes are kept |
+//! | a regency is entered | the kept bundles go to the new leader, which orders them: it need not wait for another retry |
+//! | a request has waited for `4·T` | overdue |
+//! | W decrees were acknowledged since f+1 proposers relayed it | overdue: the leader serves others and not this one |
+//! | executed here, or settled as f+1 learners say | forgotten |
+//!
+//! Only signed requests count (mode C: any), so that nobody can depose a leader with junk. Bounded: at most
+//! [`TRACKED_MAX`] requests and [`CLIENT_BYTES_MAX`] bytes of one client, and a number of bytes in all. What is above a
+//! bound is served, but not watched over.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::batch::{BundleView, RequestKind};
-use crate::message::{Outcome, ReplyEntries};
-use crate::types::{ClientId, Seq, SessionId, Time};
+use crate::batch::{Bundle, Request, RequestKind};
+use crate::message::{Outcome, ReplyEntries, RequestNames};
+use crate::types::{ClientId, Decree, Digest, NodeId, NodeSet, Seq, SessionId, Time};
 
-/// The most requests of one client that are tracked (section 5.8); more are served, but not watched over.
+/// The most requests of one client that are tracked (section 5.8).
 pub const TRACKED_MAX: usize = 64;
 
+/// The most bytes of bundles that are kept for one client, beyond its first bundle.
+pub const CLIENT_BYTES_MAX: usize = 1 << 20;
+
 /// Requests that wait, by client.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Tracking {
-    clients: BTreeMap<ClientId, BTreeMap<(SessionId, Seq), Time>>,
+    clients: BTreeMap<ClientId, Waiting>,
+    bytes: usize,
+    bytes_max: usize,
+    relay_quorum: usize,
+}
+
+/// What waits of one client.
+#[derive(Debug, Default)]
+struct Waiting {
+    requests: BTreeMap<Name, Tracked>,
+    /// Each holds at least one tracked request.
+    bundles: Vec<Bundle>,
+    bytes: usize,
+}
+
+/// What a request is called: its session, or none for an Open, and its number.
+type Name = (SessionId, Seq);
+
+#[derive(Debug)]
+struct Tracked {
+    since: Time,
+    relayers: NodeSet,
+    /// What was acknowledged when enough proposers had relayed it.
+    relayed_at: Option<Decree>,
+    /// The learners that say it is settled.
+    settled_by: NodeSet,
+}
+
+/// When a request is overdue.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// After it has waited so long: 4·T.
+    pub time: Duration,
+    /// After so many decrees went by since enough proposers relayed it: W.
+    pub decrees: u64,
 }
 
 impl Tracking {
-    /// Tracks the requests of a bundle whose signature was checked; true if some were not tracked before.
-    pub fn track(&mut self, bundle: &BundleView<'_>, now: Time) -> bool {
-        let requests = self.clients.entry(bundle.client).or_default();
-        let before = requests.len();
-        for request in bundle.requests() {
-            let session = if request.kind == RequestKind::Open {
-                SessionId::NONE
-            } else {
-                request.session
-            };
-            if requests.len() < TRACKED_MAX {
-                requests.entry((session, request.seq)).or_insert(now);
+    /// Nothing waits. Bundles of at most `bytes_max` bytes are kept; `relay_quorum` proposers, f+1, relay for sure what
+    /// a correct one knows.
+    #[must_use]
+    pub fn new(bytes_max: usize, relay_quorum: usize) -> Tracking {
+        Tracking {
+            clients: BTreeMap::new(),
+            bytes: 0,
+            bytes_max,
+            relay_quorum,
+        }
+    }
+
+    /// Tracks the requests of a bundle whose signature was checked; true if some were not tracked before. `relayer` is
+    /// the proposer that passed it on, or this one if it came from the client; `progress` is what f+1 learners
+    /// acknowledged.
+    pub fn track(&mut self, bundle: &Bundle, relayer: NodeId, now: Time, progress: Decree) -> bool {
+        let view = bundle.view();
+        let waiting = self.clients.entry(view.client).or_default();
+        let fits = waiting.bundles.is_empty() || waiting.bytes + bundle.len() <= CLIENT_BYTES_MAX;
+        let room = fits && self.bytes + bundle.len() <= self.bytes_max;
+        let before = waiting.requests.len();
+        for name in view.requests().map(|request| name(&request)) {
+            if room && waiting.requests.len() < TRACKED_MAX {
+                waiting.requests.entry(name).or_insert(Tracked {
+                    since: now,
+                    relayers: NodeSet::EMPTY,
+                    relayed_at: None,
+                    settled_by: NodeSet::EMPTY,
+                });
+            }
+            if let Some(tracked) = waiting.requests.get_mut(&name) {
+                tracked.relayers.insert(relayer);
+                if tracked.relayers.len() >= self.relay_quorum {
+                    tracked.relayed_at.get_or_insert(progress);
+                }
             }
         }
-        requests.len() > before
+        let new = waiting.requests.len() > before;
+        if new {
+            waiting.bundles.push(bundle.clone());
+            waiting.bytes += bundle.len();
+            self.bytes += bundle.len();
+        } else if waiting.requests.is_empty() {
+            self.clients.remove(&view.client);
+        }
+        new
+    }
+
+    /// The bundle of this digest, if it is kept: its signature was checked already.
+    #[must_use]
+    pub fn kept(&self, client: ClientId, digest: &Digest) -> Option<&Bundle> {
+        let mut bundles = self.clients.get(&client)?.bundles.iter();
+        bundles.find(|bundle| bundle.digest() == *digest)
+    }
+
+    /// All bundles that hold a request that waits.
+    pub fn bundles(&self) -> impl Iterator<Item = &Bundle> {
+        self.clients.values().flat_map(|waiting| &waiting.bundles)
+    }
+
+    /// The names of all requests that wait, by client, as [`RequestNames`] carry them.
+    pub fn names(&self) -> impl Iterator<Item = (ClientId, Vec<u8>)> {
+        self.clients.iter().map(|(client, waiting)| {
+            let mut names = Vec::new();
+            for (session, seq) in waiting.requests.keys() {
+                RequestNames::write(*session, *seq, &mut names);
+            }
+            (*client, names)
+        })
     }
 
     /// Forgets what was executed, or ordered and refused.
     pub fn done(&mut self, client: ClientId, entries: ReplyEntries<'_>) {
-        let Some(requests) = self.clients.get_mut(&client) else {
-            return;
-        };
-        for reply in entries.iter().flatten() {
-            let opened = matches!(reply.outcome, Outcome::Opened(_));
-            let session = if opened {
-                SessionId::NONE
-            } else {
-                reply.session
-            };
-            requests.remove(&(session, reply.seq));
-        }
-        if requests.is_empty() {
-            self.clients.remove(&client);
-        }
+        self.forget(client, |requests| {
+            for reply in entries.iter().flatten() {
+                let opened = matches!(reply.outcome, Outcome::Opened(_));
+                let session = if opened {
+                    SessionId::NONE
+                } else {
+                    reply.session
+                };
+                requests.remove(&(session, reply.seq));
+            }
+        });
+    }
+
+    /// A learner says that these are settled; what `quorum` learners say is forgotten.
+    pub fn settled(&mut self, learner: NodeId, names: RequestNames<'_>, quorum: usize) {
+        self.forget(names.client, |requests| {
+            for name in names.iter() {
+                let Some(tracked) = requests.get_mut(&name) else {
+                    continue;
+                };
+                tracked.settled_by.insert(learner);
+                if tracked.settled_by.len() >= quorum {
+                    requests.remove(&name);
+                }
+            }
+        });
     }
 
     /// Whether nothing waits.
@@ -63,165 +173,76 @@ impl Tracking {
         self.clients.is_empty()
     }
 
-    /// Whether some request has waited for `limit`; if so, each starts to wait anew.
-    pub fn overdue(&mut self, now: Time, limit: Duration) -> bool {
-        let mut times = self.clients.values_mut().flat_map(BTreeMap::values_mut);
-        let overdue = times.any(|since| now.since(*since) >= limit);
+    /// Whether some request is overdue; if so, each starts to wait anew.
+    pub fn overdue(&mut self, now: Time, progress: Decree, patience: Patience) -> bool {
+        let overdue = self.requests().any(|tracked| {
+            let passed_over = tracked
+                .relayed_at
+                .is_some_and(|at| progress.since(at) >= patience.decrees);
+            passed_over || now.since(tracked.since) >= patience.time
+        });
         if overdue {
-            self.restart(now);
+            self.restart(now, progress);
         }
         overdue
     }
 
     /// A new leader gets as much time as the old one had.
-    pub fn restart(&mut self, now: Time) {
-        self.clients
-            .values_mut()
-            .flat_map(BTreeMap::values_mut)
-            .for_each(|since| *since = now);
+    pub fn restart(&mut self, now: Time, progress: Decree) {
+        for waiting in self.clients.values_mut() {
+            for tracked in waiting.requests.values_mut() {
+                tracked.since = now;
+                tracked.relayed_at = tracked.relayed_at.map(|_| progress);
+            }
+        }
     }
 
-    /// When the oldest request becomes overdue.
+    /// When the oldest request becomes overdue by time.
     #[must_use]
-    pub fn deadline(&self, limit: Duration) -> Option<Time> {
+    pub fn deadline(&self, patience: Duration) -> Option<Time> {
+        self.requests()
+            .map(|tracked| tracked.since + patience)
+            .min()
+    }
+
+    fn requests(&self) -> impl Iterator<Item = &Tracked> {
         self.clients
             .values()
-            .flat_map(BTreeMap::values)
-            .min()
-            .map(|since| *since + limit)
+            .flat_map(|waiting| waiting.requests.values())
+    }
+
+    /// Lets `forget` remove requests of a client, then drops the bundles that hold none any more.
+    fn forget(&mut self, client: ClientId, forget: impl FnOnce(&mut BTreeMap<Name, Tracked>)) {
+        let Some(waiting) = self.clients.get_mut(&client) else {
+            return;
+        };
+        let before = waiting.requests.len();
+        forget(&mut waiting.requests);
+        if waiting.requests.len() == before {
+            return;
+        }
+        let requests = &waiting.requests;
+        let waits = |bundle: &Bundle| {
+            let mut names = bundle.view().requests().map(|request| name(&request));
+            names.any(|name| requests.contains_key(&name))
+        };
+        waiting.bundles.retain(waits);
+        let kept = waiting.bundles.iter().map(Bundle::len).sum();
+        self.bytes -= waiting.bytes - kept;
+        waiting.bytes = kept;
+        if waiting.requests.is_empty() {
+            self.clients.remove(&client);
+        }
+    }
+}
+
+fn name(request: &Request<'_>) -> Name {
+    match request.kind {
+        RequestKind::Open => (SessionId::NONE, request.seq),
+        RequestKind::Operation => (request.session, request.seq),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::batch::{Bundle, BundleWriter, Request};
-    use crate::configuration::Limits;
-    use crate::message::Reply;
-    use crate::types::{ClusterId, Decree, Epoch};
-    use crate::wire::write_reply;
-    use twostep_crypto::Scope;
-    use twostep_net::pool::Body;
-
-    const ALICE: ClientId = ClientId([1; 16]);
-    const BOB: ClientId = ClientId([2; 16]);
-    const LIMIT: Duration = Duration::from_nanos(100);
-    const SESSION: SessionId = SessionId {
-        decree: Decree(1),
-        index: 0,
-    };
-
-    fn bundle(client: ClientId, kind: RequestKind, seqs: impl Iterator<Item = u64>) -> Bundle {
-        let scope = Scope::new(ClusterId([0; 32]), Epoch(0));
-        let mut writer = BundleWriter::new(client);
-        for seq in seqs {
-            let request = Request {
-                kind,
-                session: if kind == RequestKind::Open {
-                    SessionId::NONE
-                } else {
-                    SESSION
-                },
-                seq: Seq(seq),
-                operation: b"",
-            };
-            assert!(writer.push(&request));
-        }
-        let bytes = writer.finish_bare(&scope).to_vec();
-        Bundle::parse(Body::from_vec(bytes), &scope, &Limits::default()).unwrap()
-    }
-
-    fn calls(client: ClientId, seqs: impl Iterator<Item = u64>) -> Bundle {
-        bundle(client, RequestKind::Operation, seqs)
-    }
-
-    fn done(tracking: &mut Tracking, client: ClientId, replies: &[(SessionId, u64, Outcome<'_>)]) {
-        let mut bytes = Vec::new();
-        for (session, seq, outcome) in replies {
-            let reply = Reply {
-                session: *session,
-                seq: Seq(*seq),
-                decree: Decree(2),
-                outcome: *outcome,
-            };
-            write_reply(&reply, &mut bytes);
-        }
-        tracking.done(client, ReplyEntries::new(&bytes));
-    }
-
-    #[test]
-    fn one_client_cannot_fill_the_memory_nor_crowd_out_another() {
-        let mut tracking = Tracking::default();
-        assert!(tracking.track(&calls(ALICE, 0..1000).view(), Time(0)));
-        assert!(!tracking.track(&calls(ALICE, 1000..1001).view(), Time(0)));
-        assert!(tracking.track(&calls(BOB, 0..1).view(), Time(0)));
-        let counts: Vec<usize> = tracking.clients.values().map(BTreeMap::len).collect();
-        assert_eq!(counts, [TRACKED_MAX, 1]);
-    }
-
-    #[test]
-    fn a_request_is_tracked_until_it_is_answered() {
-        let mut tracking = Tracking::default();
-        assert!(tracking.track(&calls(ALICE, 1..4).view(), Time(0)));
-        assert!(
-            !tracking.track(&calls(ALICE, 1..3).view(), Time(0)),
-            "known"
-        );
-        done(&mut tracking, BOB, &[(SESSION, 1, Outcome::Executed(b""))]);
-        assert_eq!(tracking.deadline(LIMIT), Some(Time(0) + LIMIT));
-        let answers = [
-            (SESSION, 1, Outcome::Executed(b"reply")),
-            (SESSION, 2, Outcome::Stale),
-        ];
-        done(&mut tracking, ALICE, &answers);
-        assert!(!tracking.is_empty(), "3 waits");
-        done(
-            &mut tracking,
-            ALICE,
-            &[(SESSION, 3, Outcome::SessionLapsed)],
-        );
-        assert!(tracking.is_empty());
-        assert_eq!(tracking.deadline(LIMIT), None);
-    }
-
-    #[test]
-    fn an_open_is_done_when_its_session_is_there() {
-        let mut tracking = Tracking::default();
-        let nonce = 77;
-        let open = bundle(ALICE, RequestKind::Open, [nonce].into_iter());
-        assert!(tracking.track(&open.view(), Time(0)));
-        // The reply may name the new session or none: the nonce says which Open it was.
-        done(
-            &mut tracking,
-            ALICE,
-            &[(SESSION, nonce, Outcome::Opened(SESSION))],
-        );
-        assert!(tracking.is_empty());
-    }
-
-    #[test]
-    fn the_oldest_request_is_overdue_first_and_then_all_wait_anew() {
-        let mut tracking = Tracking::default();
-        tracking.track(&calls(ALICE, 1..2).view(), Time(10));
-        tracking.track(&calls(BOB, 1..2).view(), Time(50));
-        tracking.track(&calls(ALICE, 1..2).view(), Time(60));
-        assert_eq!(
-            tracking.deadline(LIMIT),
-            Some(Time(110)),
-            "a retry is not younger"
-        );
-        assert!(!tracking.overdue(Time(109), LIMIT));
-        assert!(tracking.overdue(Time(110), LIMIT));
-        assert!(!tracking.overdue(Time(209), LIMIT), "each waits anew");
-        assert!(tracking.overdue(Time(210), LIMIT));
-    }
-
-    #[test]
-    fn a_new_leader_gets_as_much_time_as_the_old_one() {
-        let mut tracking = Tracking::default();
-        tracking.track(&calls(ALICE, 1..2).view(), Time(10));
-        tracking.restart(Time(90));
-        assert_eq!(tracking.deadline(LIMIT), Some(Time(190)));
-        assert!(!tracking.overdue(Time(189), LIMIT));
-    }
-}
+#[path = "tracking_tests.rs"]
+mod tests;

@@ -26,6 +26,8 @@
 //! | 17 | `Report` | signed report |
 //! | 18 | `NewRegency` | regency u64 · proof · count u16 · signed report … (ascending by signer) |
 //! | 19 | `Denied` | proof |
+//! | 20 | `AskSettled` | names |
+//! | 21 | `Settled` | names |
 //!
 //! | part | fields |
 //! |---|---|
@@ -37,6 +39,7 @@
 //! | signed report | signer u16 · report · signature |
 //! | report | regency u64 · has low u8 · certificate if so · count u32 · reported vote … (ascending by decree) |
 //! | reported vote | decree u64 · psn u64 · value |
+//! | names | client · count u32 · (session decree u64 · session index u32 · seq u64) … |
 //! | reply entry | session decree u64 · session index u32 · seq u64 · decree u64 · outcome u8 · payload by outcome |
 //!
 //! Outcomes: 0 executed (length u32 · reply), 1 executed (digest of the reply), 2 opened (decree u64 · index u32),
@@ -59,7 +62,8 @@ pub use bounds::Bounds;
 pub use proofs::write_report;
 pub use replies::{reply_bytes, write_reply};
 
-use crate::message::{Message, ReplyEntries, Status, Values};
+use crate::message::{Message, NAME_BYTES, ReplyEntries, RequestNames, Status, Values};
+use crate::tracking::TRACKED_MAX;
 use crate::types::{Decree, Regency, Value};
 use cursor::{Reader, length};
 
@@ -82,6 +86,8 @@ const GATHER: u8 = 16;
 const REPORT: u8 = 17;
 const NEW_REGENCY: u8 = 18;
 const DENIED: u8 = 19;
+const ASK_SETTLED: u8 = 20;
+const SETTLED: u8 = 21;
 
 /// Appends the bytes of `message` to `out`; nothing else is allocated.
 ///
@@ -180,6 +186,8 @@ pub fn encode(message: &Message<'_>, out: &mut Vec<u8>) {
             out.push(DENIED);
             proofs::write_proof(proof, out);
         }
+        Message::AskSettled { names } => write_names(ASK_SETTLED, *names, out),
+        Message::Settled { names } => write_names(SETTLED, *names, out),
     }
 }
 
@@ -262,6 +270,12 @@ fn read_message<'a>(
         REPORT => Message::Report(Box::new(proofs::read_signed_report(reader, bounds)?)),
         NEW_REGENCY => Message::NewRegency(Box::new(proofs::read_new_regency(reader, bounds)?)),
         DENIED => Message::Denied(proofs::read_proof(reader, bounds)?),
+        ASK_SETTLED => Message::AskSettled {
+            names: read_names(reader)?,
+        },
+        SETTLED => Message::Settled {
+            names: read_names(reader)?,
+        },
         tag => return Err(WireError::Tag(tag)),
     })
 }
@@ -282,6 +296,21 @@ fn write_fetch(tag: u8, decree: Decree, value: Value, out: &mut Vec<u8>) {
     out.push(tag);
     out.extend_from_slice(&decree.0.to_le_bytes());
     out.extend_from_slice(&value.0.0);
+}
+
+fn write_names(tag: u8, names: RequestNames<'_>, out: &mut Vec<u8>) {
+    out.push(tag);
+    out.extend_from_slice(&names.client.0);
+    out.extend_from_slice(&length(names.len()).to_le_bytes());
+    out.extend_from_slice(names.bytes());
+}
+
+fn read_names<'a>(reader: &mut Reader<'a>) -> Result<RequestNames<'a>, WireError> {
+    const WHAT: &str = "the names of requests";
+    let client = reader.client(WHAT)?;
+    let count = reader.count_u32(WHAT, TRACKED_MAX as u64)? as usize;
+    let names = reader.bytes(count * NAME_BYTES, WHAT)?;
+    Ok(RequestNames::new(client, names).expect("a multiple of a name's length"))
 }
 
 const PLAN_HELD: u8 = 1;

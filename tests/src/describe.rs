@@ -95,6 +95,8 @@ pub fn message(message: &Message<'_>) -> String {
             new.voucher.len()
         ),
         Message::Denied(proof) => format!("Denied by {} votes", proof.votes.len()),
+        Message::AskSettled { names } => format!("AskSettled {} requests", names.len()),
+        Message::Settled { names } => format!("Settled {} requests", names.len()),
     }
 }
 
@@ -121,6 +123,8 @@ pub fn kind(message: &Message<'_>) -> &'static str {
         Message::Report(_) => "Report",
         Message::NewRegency(_) => "NewRegency",
         Message::Denied(_) => "Denied",
+        Message::AskSettled { .. } => "AskSettled",
+        Message::Settled { .. } => "Settled",
     }
 }
 

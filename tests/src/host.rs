@@ -6,10 +6,10 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use twostep_engine::batch::{Batch, Bundle};
+use twostep_engine::batch::Batch;
 use twostep_engine::executor::Executor;
 use twostep_engine::key_value::KeyValue;
-use twostep_engine::machine::{Effects, Event, Machine, Record, To};
+use twostep_engine::machine::{Effects, Event, Machine, Question, Record, To};
 use twostep_engine::message::Message;
 use twostep_engine::types::{Decree, NodeId, RecordSeq, Time};
 use twostep_engine::wire;
@@ -56,8 +56,8 @@ pub enum Wish {
     Store(RecordSeq),
     /// Execute this.
     Deliver(Decree, Batch),
-    /// Look this up.
-    Lookup(Bundle),
+    /// Ask the session table this.
+    Ask(Question),
     /// Something happened.
     Observe(Event),
 }
@@ -125,8 +125,8 @@ impl Effects for Collector<'_> {
         self.wishes.push(Wish::Deliver(decree, batch.clone()));
     }
 
-    fn lookup(&mut self, bundle: &Bundle) {
-        self.wishes.push(Wish::Lookup(bundle.clone()));
+    fn ask(&mut self, question: Question) {
+        self.wishes.push(Wish::Ask(question));
     }
 
     fn observe(&mut self, event: Event) {

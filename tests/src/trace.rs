@@ -47,7 +47,7 @@ pub enum Kind {
     /// A client had its turn.
     Turn = 5,
     /// A look-up was answered.
-    Found = 6,
+    Asked = 6,
     /// A fault struck or ended.
     Fault = 7,
 }

@@ -309,7 +309,11 @@ impl<'c> World<'c> {
             } => self.arrive_at_client(from, client, &bytes),
             Happening::Stored { node, run, seq } => self.stored(node, run, seq),
             Happening::Execute { node, run } => self.execute(node, run),
-            Happening::Found { node, run, bundle } => self.look_up(node, run, &bundle),
+            Happening::Asked {
+                node,
+                run,
+                question,
+            } => self.asked(node, run, &question),
             Happening::Tick { node, run } => self.tick(node, run),
             Happening::Turn { client } => self.turn(client),
             Happening::Rejoin { node } => {

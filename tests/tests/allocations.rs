@@ -17,7 +17,7 @@ use twostep_engine::client::{
 use twostep_engine::configuration::{Configuration, Limits, Tuning};
 use twostep_engine::executor::Executor;
 use twostep_engine::key_value::KeyValue;
-use twostep_engine::machine::{Effects, Event, Input, Machine, Record, To};
+use twostep_engine::machine::{Effects, Event, Input, Machine, Question, Record, To};
 use twostep_engine::message::Message;
 use twostep_engine::quorum::FaultModel;
 use twostep_engine::replica::{Replica, Setup, Standing};
@@ -105,7 +105,7 @@ impl Effects for Outlet<'_> {
         self.delivered.push_back((decree, batch.clone()));
     }
 
-    fn lookup(&mut self, _bundle: &Bundle) {
+    fn ask(&mut self, _question: Question) {
         panic!("nobody retries");
     }
 

@@ -14,7 +14,8 @@ use twostep_engine::batch::{
 use twostep_engine::configuration::{Admission, Configuration, Limits, Member, Roles};
 use twostep_engine::message::{
     Certificate, Checkpoint, CheckpointClaim, Message, NewRegency, Outcome, ProofOfLeadership,
-    RegencyVote, Reply, ReplyEntries, Report, ReportedVote, Status, Values, Voice, WireError,
+    RegencyVote, Reply, ReplyEntries, Report, ReportedVote, RequestNames, Status, Values, Voice,
+    WireError,
 };
 use twostep_engine::quorum::FaultModel;
 use twostep_engine::types::{ClientId, Decree, Digest, NodeId, Regency, Seq, SessionId, Value};
@@ -68,7 +69,7 @@ fn bytes_stand_as_they_are_pinned() {
 #[test]
 fn pinned_messages_read_back() {
     let replies = reply_bytes();
-    for (name, message) in messages(&replies) {
+    for (name, message) in messages(&replies, &names()) {
         let mut bytes = Vec::new();
         encode(&message, &mut bytes);
         assert_eq!(
@@ -84,7 +85,7 @@ fn every_message_is_pinned_and_no_other_tag_is_known() {
     let replies = reply_bytes();
     let mut tags = BTreeSet::new();
     let mut kinds = BTreeSet::new();
-    for (_, message) in messages(&replies) {
+    for (_, message) in messages(&replies, &names()) {
         let mut bytes = Vec::new();
         encode(&message, &mut bytes);
         tags.insert(bytes[0]);
@@ -110,7 +111,7 @@ const HEADER: &str = "\
 ";
 
 /// How many kinds of messages there are.
-const KINDS: usize = 19;
+const KINDS: usize = 21;
 
 /// Without a wildcard, so that a new message does not compile until it has a number here, and then needs a pin.
 fn kind(message: &Message<'_>) -> usize {
@@ -134,6 +135,8 @@ fn kind(message: &Message<'_>) -> usize {
         Message::Report(_) => 16,
         Message::NewRegency(_) => 17,
         Message::Denied(_) => 18,
+        Message::AskSettled { .. } => 19,
+        Message::Settled { .. } => 20,
     }
 }
 
@@ -201,7 +204,7 @@ fn all_pins() -> Vec<(String, Vec<u8>)> {
     pin("signature.report", &statement.signed().signature.0);
 
     let replies = reply_bytes();
-    for (name, message) in messages(&replies) {
+    for (name, message) in messages(&replies, &names()) {
         let mut bytes = Vec::new();
         encode(&message, &mut bytes);
         pin(&format!("message.{name}"), &bytes);
@@ -210,7 +213,8 @@ fn all_pins() -> Vec<(String, Vec<u8>)> {
 }
 
 /// At least one message of each kind, with no two numbers alike, so that exchanged fields show.
-fn messages(replies: &[u8]) -> Vec<(&'static str, Message<'_>)> {
+fn messages<'a>(replies: &'a [u8], names: &'a [u8]) -> Vec<(&'static str, Message<'a>)> {
+    let names = RequestNames::new(ClientId([0x33; 16]), names).expect("made of names");
     let (regency, decree, value) = (Regency(0x0102), Decree(0x0304_0506), Value(digest(0x40)));
     let body = Body::from_static(b"a body");
     let voucher = vec![
@@ -358,7 +362,21 @@ fn messages(replies: &[u8]) -> Vec<(&'static str, Message<'_>)> {
             })),
         ),
         ("denied", Message::Denied(proof())),
+        ("ask_settled", Message::AskSettled { names }),
+        ("settled", Message::Settled { names }),
     ]
+}
+
+/// An Open and an operation.
+fn names() -> Vec<u8> {
+    let mut names = Vec::new();
+    RequestNames::write(SessionId::NONE, Seq(0x0708), &mut names);
+    let session = SessionId {
+        decree: Decree(0x0a0b),
+        index: 0x0c0d,
+    };
+    RequestNames::write(session, Seq(0x0e0f), &mut names);
+    names
 }
 
 /// One entry of each outcome.

@@ -1,11 +1,11 @@
 //! Broken on purpose: each mutant must be found by the checkers, or the checkers check nothing.
 
 use twostep_engine::acceptor::{Ballot, Rules, Verdict};
-use twostep_engine::batch::{Batch, Bundle};
+use twostep_engine::batch::Batch;
 use twostep_engine::configuration::Configuration;
 use twostep_engine::executor::Executor;
 use twostep_engine::key_value::KeyValue;
-use twostep_engine::machine::{Effects, Event, Input, Machine, Record, Refusal, To};
+use twostep_engine::machine::{Effects, Event, Input, Machine, Question, Record, Refusal, To};
 use twostep_engine::message::Message;
 use twostep_engine::quorum::{FaultModel, Quorums};
 use twostep_engine::replica::{Replica, Setup};
@@ -153,8 +153,8 @@ impl Effects for Unsynced<'_> {
     fn deliver(&mut self, decree: Decree, batch: &Batch) {
         self.outer.deliver(decree, batch);
     }
-    fn lookup(&mut self, bundle: &Bundle) {
-        self.outer.lookup(bundle);
+    fn ask(&mut self, question: Question) {
+        self.outer.ask(question);
     }
     fn observe(&mut self, event: Event) {
         self.outer.observe(event);
@@ -255,8 +255,8 @@ impl Effects for Skipping<'_> {
             self.outer.deliver(decree, batch);
         }
     }
-    fn lookup(&mut self, bundle: &Bundle) {
-        self.outer.lookup(bundle);
+    fn ask(&mut self, question: Question) {
+        self.outer.ask(question);
     }
 }
 
@@ -352,8 +352,8 @@ impl Effects for Lying<'_> {
     fn deliver(&mut self, decree: Decree, batch: &Batch) {
         self.outer.deliver(decree, batch);
     }
-    fn lookup(&mut self, bundle: &Bundle) {
-        self.outer.lookup(bundle);
+    fn ask(&mut self, question: Question) {
+        self.outer.ask(question);
     }
     fn observe(&mut self, event: Event) {
         self.outer.observe(event);

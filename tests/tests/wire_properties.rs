@@ -5,10 +5,12 @@ use proptest::prelude::*;
 use proptest::sample::{Index, subsequence};
 use twostep_crypto::{Party, Signature, Signed};
 use twostep_engine::message::{
-    Certificate, Checkpoint, CheckpointClaim, Message, NewRegency, Outcome, ProofOfLeadership,
-    RegencyVote, Reply, ReplyEntries, Report, ReportedVote, Status, Values, Voice, WireError,
+    Certificate, Checkpoint, CheckpointClaim, Message, NAME_BYTES, NewRegency, Outcome,
+    ProofOfLeadership, RegencyVote, Reply, ReplyEntries, Report, ReportedVote, RequestNames,
+    Status, Values, Voice, WireError,
 };
-use twostep_engine::types::{Decree, Digest, NodeId, Regency, Seq, SessionId, Value};
+use twostep_engine::tracking::TRACKED_MAX;
+use twostep_engine::types::{ClientId, Decree, Digest, NodeId, Regency, Seq, SessionId, Value};
 use twostep_engine::wire::{Bounds, decode, encode, write_reply};
 use twostep_net::pool::{Body, Pool};
 
@@ -23,7 +25,7 @@ const BOUNDS: Bounds = Bounds {
     reply_bytes_max: 40,
 };
 
-const KINDS: usize = 19;
+const KINDS: usize = 21;
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
@@ -79,7 +81,7 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_are_an_error_or_the_one_encoding_of_something(tag in 0..=20u8, tail in vec(any::<u8>(), 0..400)) {
+    fn arbitrary_bytes_are_an_error_or_the_one_encoding_of_something(tag in 0..=22u8, tail in vec(any::<u8>(), 0..400)) {
         let bytes = [&[tag], tail.as_slice()].concat();
         if let Ok(message) = read(&bytes) {
             if let Message::Replies { entries, .. } = &message {
@@ -213,6 +215,7 @@ fn a_count_at_its_limit_is_taken_and_one_more_is_refused() {
     let body = |len: usize| Body::from_vec(zeros[..len].to_vec());
     let pulled = |count: usize| Values::new(&zeros[..32 * count]).expect("a multiple of 32");
     let (decree, regency, value) = (Decree(1), Regency(1), Value(Digest::ZERO));
+    let names = [7; NAME_BYTES * (TRACKED_MAX + 1)];
     // What is counted, at its limit, and one above it.
     let cases: Vec<(&str, u64, Message<'_>, Message<'_>)> = vec![
         (
@@ -262,6 +265,16 @@ fn a_count_at_its_limit_is_taken_and_one_more_is_refused() {
             6,
             Message::NewRegency(Box::new(new_regency(6))),
             Message::NewRegency(Box::new(new_regency(7))),
+        ),
+        (
+            "the names of requests",
+            TRACKED_MAX as u64,
+            Message::AskSettled {
+                names: RequestNames::new(ClientId([7; 16]), &names[NAME_BYTES..]).expect("names"),
+            },
+            Message::AskSettled {
+                names: RequestNames::new(ClientId([7; 16]), &names).expect("names"),
+            },
         ),
         (
             "a body",
@@ -611,6 +624,7 @@ struct Parts {
     bytes: Vec<u8>,
     values: Vec<u8>,
     replies: Vec<u8>,
+    names: Vec<u8>,
     claim: CheckpointClaim,
     certificate: Certificate,
     vote: Signed<RegencyVote>,
@@ -629,6 +643,7 @@ impl Parts {
             ..
         } = *self;
         let body = || Body::from_vec(self.bytes.clone());
+        let names = RequestNames::new(ClientId([7; 16]), &self.names).expect("made of names");
         match kind {
             0 => Message::Submit {
                 retry: self.flags.0,
@@ -690,6 +705,8 @@ impl Parts {
                 voucher: self.voucher.clone(),
             })),
             18 => Message::Denied(self.proof.clone()),
+            19 => Message::AskSettled { names },
+            20 => Message::Settled { names },
             _ => unreachable!("there are {KINDS} kinds"),
         }
     }
@@ -707,6 +724,7 @@ fn parts() -> impl Strategy<Value = Parts> {
         vec(any::<u8>(), 0..296),
         vec(digest(), 0..=8),
         vec(reply(), 0..6),
+        vec(any::<[u8; NAME_BYTES]>(), 0..=TRACKED_MAX),
     );
     let shown = (
         claim(),
@@ -731,6 +749,7 @@ fn parts() -> impl Strategy<Value = Parts> {
             bytes: bytes.0,
             values: bytes.1.iter().flat_map(|value| value.0).collect(),
             replies,
+            names: bytes.3.iter().flat_map(|name| *name).collect(),
             claim: shown.0,
             certificate: shown.1,
             vote: shown.2.into_iter().next().expect("one vote"),

@@ -10,7 +10,7 @@ use twostep_engine::client::{CallOutcome, ClientCore, ClientEffects, OpenError, 
 use twostep_engine::configuration::Tuning;
 use twostep_engine::executor::Executor;
 use twostep_engine::key_value::KeyValue;
-use twostep_engine::machine::{Effects, Input, Machine, Record, To};
+use twostep_engine::machine::{Effects, Input, Machine, Question, Record, To};
 use twostep_engine::message::Message;
 use twostep_engine::quorum::FaultModel;
 use twostep_engine::replica::{Replica, Setup, Standing};
@@ -218,7 +218,7 @@ impl Effects for Wishes<'_> {
         self.due.push_back((decree, batch.clone()));
     }
 
-    fn lookup(&mut self, _: &Bundle) {}
+    fn ask(&mut self, _: Question) {}
 }
 
 struct Ears<'a> {

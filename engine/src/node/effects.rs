@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use tracing::{debug, error, info, warn};
 use twostep_net::{LinkId, Net, SendOutcome};
 
-use crate::batch::{Batch, Bundle};
-use crate::machine::{Again, Effects, Event, Path, Record, To};
+use crate::batch::Batch;
+use crate::machine::{Again, Effects, Event, Path, Question, Record, To};
 use crate::message::Message;
 use crate::types::{ClientId, Decree, RecordSeq};
 use crate::wire;
@@ -21,8 +21,8 @@ pub(super) struct Outbox {
     pub stored: Option<RecordSeq>,
     /// Delivered and not yet executed.
     pub delivered: VecDeque<(Decree, Batch)>,
-    /// To be looked up in the session table.
-    pub lookups: VecDeque<Bundle>,
+    /// To be asked of the session table.
+    pub questions: VecDeque<Question>,
     /// What was refused, by name.
     pub refusals: BTreeMap<&'static str, u64>,
     /// How much was refused in all.
@@ -93,8 +93,8 @@ impl Effects for Sink<'_> {
         self.outbox.delivered.push_back((decree, batch.clone()));
     }
 
-    fn lookup(&mut self, bundle: &Bundle) {
-        self.outbox.lookups.push_back(bundle.clone());
+    fn ask(&mut self, question: Question) {
+        self.outbox.questions.push_back(question);
     }
 
     fn observe(&mut self, event: Event) {

@@ -117,13 +117,13 @@ impl<S: StateMachine> Host<S> {
                         outbox: &mut self.outbox,
                     },
                 );
-            } else if let Some(bundle) = self.outbox.lookups.pop_front() {
-                if let Some(found) = self.executor.lookup(&bundle) {
+            } else if let Some(question) = self.outbox.questions.pop_front() {
+                if let Some(answer) = self.executor.answer(&question) {
                     let sink = &mut Sink {
                         net,
                         outbox: &mut self.outbox,
                     };
-                    self.machine.step(now, Input::Found(found), sink);
+                    self.machine.step(now, answer, sink);
                 }
             } else {
                 return;

@@ -1,4 +1,4 @@
-//! The leader change: votes, proofs, reports, vouchers, and a new leader's first proposals.
+//! The leader change from the proof on: reports, vouchers, and a new leader's first proposals.
 //!
 //! ```text
 //!  proposers          leader(r)              acceptors            learners
@@ -12,203 +12,23 @@
 
 use std::sync::Arc;
 
-use twostep_crypto::{Signature, Signed, Verified};
+use twostep_crypto::{Signature, Signed};
 
 use super::ordering::Proposal;
 use super::{Replica, Say, Step};
 use crate::acceptor::Rules;
 use crate::batch::Batch;
-use crate::election::{Ballots, Pacemaker};
-use crate::machine::{Again, Event, Record, Refusal, To, earlier};
-use crate::message::{Message, NewRegency, ProofOfLeadership, RegencyVote, Report};
+use crate::machine::{Again, Event, Record, Refusal, To};
+use crate::message::{Message, NewRegency, ProofOfLeadership, Report};
 use crate::quorum::FaultModel;
 use crate::recovery::{Gathering, Lead};
 use crate::resend::Resend;
-use crate::tracking::Tracking;
-use crate::types::{Decree, NodeId, NodeSet, Party, Regency, Time};
+use crate::types::{Decree, NodeId, NodeSet, Party, Regency};
 use crate::voucher::{CheckedReport, Plan};
 
-/// What a proposer keeps to judge its leader.
-pub(super) struct Election {
-    pub(super) pacemaker: Pacemaker,
-    pub(super) tracking: Tracking,
-    /// The votes of the others; none in mode C.
-    ballots: Option<Ballots>,
-    /// The highest regency that it wants, durable or not yet.
-    voted: Regency,
-    /// Its newest vote that was said.
-    said: Option<Signed<RegencyVote>>,
-    resend: Resend,
-    progress: Decree,
-}
-
-impl Election {
-    pub(super) fn new(pacemaker: Pacemaker, ballots: Option<Ballots>) -> Election {
-        Election {
-            pacemaker,
-            tracking: Tracking::default(),
-            ballots,
-            voted: Regency(0),
-            said: None,
-            resend: Resend::default(),
-            progress: Decree::NONE,
-        }
-    }
-
-    pub(super) fn deadline(&self, current: Regency) -> Option<Time> {
-        let wanted = self
-            .said
-            .as_ref()
-            .is_some_and(|vote| vote.content.regency > current);
-        let again = self.resend.at().filter(|_| wanted);
-        let overdue = self.tracking.deadline(self.pacemaker.timeout() * 4);
-        earlier(earlier(self.pacemaker.deadline(), overdue), again)
-    }
-}
-
 impl<R: Rules> Replica<R> {
-    fn crash_only(&self) -> bool {
+    pub(super) fn crash_only(&self) -> bool {
         self.configuration.model() == FaultModel::Crash
-    }
-
-    // Suspecting and voting.
-
-    /// The proposer's clock, at the end of every turn.
-    pub(super) fn keep_time(&mut self, step: &mut Step<'_>) {
-        let progress = self.acks.reached_by(self.configuration.quorums().progress);
-        let Some(election) = &mut self.election else {
-            return;
-        };
-        if progress > election.progress {
-            election.progress = progress;
-            election.pacemaker.progressed(step.now, progress);
-        }
-        election
-            .pacemaker
-            .waiting(step.now, !election.tracking.is_empty());
-        let patience = election.pacemaker.timeout() * 4;
-        let fired = election.pacemaker.fires(step.now);
-        if fired || election.tracking.overdue(step.now, patience) {
-            self.suspect(step);
-        }
-        self.vote_again(step);
-        self.gather_again(step);
-    }
-
-    fn suspect(&mut self, step: &mut Step<'_>) {
-        let Some(election) = &self.election else {
-            return;
-        };
-        if self.crash_only() {
-            // Mode C: the smallest regency above any seen that is this proposer's own.
-            let mine = (self.regency.0 + 1..)
-                .map(Regency)
-                .find(|regency| self.configuration.leader(*regency) == self.me);
-            let regency = mine.expect("this node is a proposer");
-            step.fx.observe(Event::Suspected { regency });
-            self.enter(regency, ProofOfLeadership::default(), step);
-            return;
-        }
-        let regency = election.voted.max(Regency(self.regency.0 + 1));
-        step.fx.observe(Event::Suspected { regency });
-        self.vote_for(regency, step);
-    }
-
-    fn vote_for(&mut self, regency: Regency, step: &mut Step<'_>) {
-        let Some(election) = self
-            .election
-            .as_mut()
-            .filter(|election| election.voted < regency)
-        else {
-            return;
-        };
-        election.voted = regency;
-        let me = Party::Node(self.me);
-        let vote = self
-            .identity
-            .signing()
-            .sign(&self.scope, me, RegencyVote { regency });
-        self.recorded.0 += 1;
-        step.fx
-            .store(self.recorded, &Record::RegencyVote(vote.signed()));
-        self.hold(Say::Vote(vote), step);
-    }
-
-    /// The own vote is durable: the others hear of it, and it counts.
-    pub(super) fn say_vote(&mut self, vote: Verified<RegencyVote>, step: &mut Step<'_>) {
-        let others = self.other_proposers();
-        let Some(election) = &mut self.election else {
-            return;
-        };
-        step.fx
-            .send(To::Nodes(others), &Message::Vote(vote.signed().clone()));
-        election.said = Some(vote.signed().clone());
-        election.resend = Resend::said(step.now, self.tuning.t0);
-        if let Some(ballots) = &mut election.ballots {
-            ballots.take(vote);
-        }
-        self.follow_votes(step);
-    }
-
-    fn vote_again(&mut self, step: &mut Step<'_>) {
-        let (others, current) = (self.other_proposers(), self.regency);
-        let Some(election) = &mut self.election else {
-            return;
-        };
-        if let Some(vote) = election
-            .said
-            .as_ref()
-            .filter(|vote| vote.content.regency > current)
-            && election.resend.due(step.now, self.tuning.t0)
-        {
-            step.fx
-                .send(To::Nodes(others), &Message::Vote(vote.clone()));
-            step.fx.observe(Event::SentAgain(Again::Vote));
-        }
-    }
-
-    pub(super) fn other_proposers(&self) -> NodeSet {
-        let proposers: NodeSet = self.configuration.proposers().iter().copied().collect();
-        proposers.minus(NodeSet::one(self.me))
-    }
-
-    pub(super) fn take_vote(
-        &mut self,
-        vote: Signed<RegencyVote>,
-        step: &mut Step<'_>,
-    ) -> Result<(), Refusal> {
-        let Some(ballots) = self
-            .election
-            .as_mut()
-            .and_then(|election| election.ballots.as_mut())
-        else {
-            return Err(Refusal::Role);
-        };
-        // A vote that says nothing new costs no signature check.
-        if !ballots.wants(vote.signer, vote.content.regency) {
-            return Ok(());
-        }
-        ballots.take(self.examiner.vote(vote)?);
-        self.follow_votes(step);
-        Ok(())
-    }
-
-    /// Amplifies what f+1 want, and enters what 2f+1 want.
-    fn follow_votes(&mut self, step: &mut Step<'_>) {
-        let Some(ballots) = self
-            .election
-            .as_ref()
-            .and_then(|election| election.ballots.as_ref())
-        else {
-            return;
-        };
-        let standing = ballots.standing();
-        if standing.proved > self.regency {
-            let proof = ballots.proof();
-            self.enter(standing.proved, proof, step);
-        } else if standing.amplify > self.regency {
-            self.vote_for(standing.amplify, step);
-        }
     }
 
     // Entering a regency.
@@ -245,7 +65,7 @@ impl<R: Rules> Replica<R> {
         }
         if let Some(election) = &mut self.election {
             election.pacemaker.entered(step.now, election.progress);
-            election.tracking.restart(step.now);
+            election.tracking.restart(step.now, election.progress);
             if !self.proof.votes.is_empty() {
                 let message = Message::Proof(self.proof.clone());
                 step.fx.send(To::Nodes(self.others()), &message);
@@ -262,6 +82,7 @@ impl<R: Rules> Replica<R> {
             step.fx.send(To::Nodes(acceptors), &message);
         }
         self.promise(regency, step);
+        self.relay_tracked(step);
     }
 
     /// The acceptor's part: a report that is a promise for every lower regency, durable before it is sent.
@@ -423,7 +244,7 @@ impl<R: Rules> Replica<R> {
         self.lead_if_ready(step);
     }
 
-    fn gather_again(&mut self, step: &mut Step<'_>) {
+    pub(super) fn gather_again(&mut self, step: &mut Step<'_>) {
         let t0 = self.tuning.t0;
         let Lead::Gathering(gathering) = &mut self.lead else {
             return;
@@ -494,6 +315,7 @@ impl<R: Rules> Replica<R> {
         if let Some(proposer) = &mut self.proposer {
             proposer.begin(plan.top.max(self.low));
         }
+        self.order_tracked();
         self.propose_next(step);
     }
 

@@ -246,9 +246,9 @@ mod tests {
     use twostep_net::pool::Pool;
 
     use crate::admission::ClientDirectory;
-    use crate::batch::{Batch, Bundle};
+    use crate::batch::Batch;
     use crate::configuration::{Admission, Configuration, Limits, Member, Roles, Tuning};
-    use crate::machine::{Effects, Input, Machine, Record, Replies, To};
+    use crate::machine::{Effects, Input, Machine, Question, Record, Replies, To};
     use crate::message::{Message, Outcome, Reply};
     use crate::quorum::FaultModel;
     use crate::replica::{Replica, Setup, Standing};
@@ -273,7 +273,7 @@ mod tests {
         }
         fn store(&mut self, _: RecordSeq, _: &Record<'_>) {}
         fn deliver(&mut self, _: Decree, _: &Batch) {}
-        fn lookup(&mut self, _: &Bundle) {}
+        fn ask(&mut self, _: Question) {}
     }
 
     #[test]

@@ -4,9 +4,8 @@ use twostep_net::pool::Body;
 
 use super::{BUSY_RETRY_MS, Replica, Say, Standing, Step};
 use crate::acceptor::{Rules, Verdict};
-use crate::batch::{Authenticator, Batch, Bundle};
-use crate::configuration::Admission;
-use crate::machine::{Event, JournalState, Record, Refusal, To};
+use crate::batch::{Batch, Bundle};
+use crate::machine::{Event, JournalState, Question, Record, Refusal, To};
 use crate::message::{Message, ProofOfLeadership};
 use crate::quorum::FaultModel;
 use crate::types::{ClientId, Decree, NodeId, NodeSet, Regency, Value};
@@ -37,10 +36,9 @@ impl<R: Rules> Replica<R> {
             return Err(Refusal::ForeignBundle);
         }
         if retry && self.learner.is_some() && self.execution.diverged.is_none() {
-            step.fx.lookup(&bundle);
+            step.fx.ask(Question::Retried(bundle.clone()));
         }
         if retry && self.election.is_some() {
-            self.gate.check(&bundle.view(), &bundle.digest())?;
             return self.take_retry(bundle, step);
         }
         let proposes = self.proposes();
@@ -58,65 +56,6 @@ impl<R: Rules> Replica<R> {
             JournalState::Ok | JournalState::Slow => proposer.submit(bundle, &self.tuning),
         };
         taken.map_err(|why| self.busy(client, why, step))
-    }
-
-    /// A client's retry, whose authenticator was checked: it is tracked until it is known to be executed, and passed
-    /// on to the leader and all proposers, so that no leader can censor it (PROTOCOL.md section 4).
-    fn take_retry(&mut self, bundle: Bundle, step: &mut Step<'_>) -> Result<(), Refusal> {
-        if self.track(&bundle, step) {
-            let message = Message::Submit {
-                retry: true,
-                bundle: bundle.bytes(),
-            };
-            step.fx.send(To::Nodes(self.other_proposers()), &message);
-        }
-        self.order_retry(bundle)
-    }
-
-    /// A retry that another proposer passes on. It is not passed on again.
-    pub(super) fn take_relay(
-        &mut self,
-        from: NodeId,
-        bytes: &[u8],
-        step: &mut Step<'_>,
-    ) -> Result<(), Refusal> {
-        if self.election.is_none() || !self.configuration.proposers().contains(&from) {
-            return Err(Refusal::Role);
-        }
-        let bundle = Bundle::parse(
-            self.pool.copy(bytes),
-            &self.scope,
-            self.configuration.limits(),
-        )?;
-        self.gate.check(&bundle.view(), &bundle.digest())?;
-        self.track(&bundle, step);
-        self.order_retry(bundle)
-    }
-
-    /// Tracks the requests of a signed bundle; true if some are new. Only a learner can tell when they are executed, and
-    /// only signed requests count: nobody can depose a leader with junk.
-    fn track(&mut self, bundle: &Bundle, step: &mut Step<'_>) -> bool {
-        let view = bundle.view();
-        let proved = match view.authenticator {
-            Authenticator::Signature(_) => true,
-            Authenticator::Mac(_) => false,
-            Authenticator::None => self.configuration.admission() == Admission::Link,
-        };
-        let learns = self.learner.is_some() && self.execution.diverged.is_none();
-        match &mut self.election {
-            Some(election) if proved && learns => election.tracking.track(&view, step.now),
-            _ => false,
-        }
-    }
-
-    fn order_retry(&mut self, bundle: Bundle) -> Result<(), Refusal> {
-        let proposes = self.proposes();
-        match (&mut self.proposer, self.journal) {
-            (Some(proposer), JournalState::Ok | JournalState::Slow) if proposes => {
-                proposer.submit_once(bundle, &self.tuning)
-            }
-            _ => Ok(()),
-        }
     }
 
     fn busy(&self, client: ClientId, why: Refusal, step: &mut Step<'_>) -> Refusal {
@@ -346,6 +285,13 @@ impl<R: Rules> Replica<R> {
     pub(super) fn propose_next(&mut self, step: &mut Step<'_>) {
         if !self.proposes() {
             return;
+        }
+        if self
+            .election
+            .as_ref()
+            .is_some_and(|election| election.unordered)
+        {
+            self.order_tracked();
         }
         let bytes_max = self.configuration.limits().body_bytes_max as usize;
         loop {

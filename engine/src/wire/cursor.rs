@@ -3,7 +3,7 @@
 use twostep_crypto::Signature;
 
 use crate::message::WireError;
-use crate::types::{Digest, NodeId};
+use crate::types::{ClientId, Digest, NodeId};
 
 /// What is left to read. `what` names the part that is being read, for the error.
 pub(super) struct Reader<'a> {
@@ -60,6 +60,10 @@ impl<'a> Reader<'a> {
 
     pub(super) fn signature(&mut self, what: &'static str) -> Result<Signature, WireError> {
         self.array(what).map(Signature)
+    }
+
+    pub(super) fn client(&mut self, what: &'static str) -> Result<ClientId, WireError> {
+        self.array(what).map(ClientId)
     }
 
     pub(super) fn node(&mut self, what: &'static str) -> Result<NodeId, WireError> {

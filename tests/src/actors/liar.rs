@@ -7,7 +7,7 @@ use std::time::Duration;
 use twostep_crypto::{Identity, Scope, Signable, Signed};
 use twostep_engine::batch::{Batch, Bundle, Malformed};
 use twostep_engine::configuration::Configuration;
-use twostep_engine::machine::{Effects, Event, Input, Machine, Record, To, earlier};
+use twostep_engine::machine::{Effects, Event, Input, Machine, Question, Record, To, earlier};
 use twostep_engine::message::Message;
 use twostep_engine::replica::{Replica, Setup};
 use twostep_engine::types::{ClientId, Decree, NodeId, NodeSet, Party, RecordSeq, Regency, Time};
@@ -431,8 +431,8 @@ impl Effects for Lips<'_> {
         self.fx.deliver(decree, batch);
     }
 
-    fn lookup(&mut self, bundle: &Bundle) {
-        self.fx.lookup(bundle);
+    fn ask(&mut self, question: Question) {
+        self.fx.ask(question);
     }
 
     fn observe(&mut self, event: Event) {

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use twostep_engine::batch::Bundle;
 use twostep_engine::executor::Executor;
 use twostep_engine::key_value::KeyValue;
-use twostep_engine::machine::{Event, Input, Machine, To};
+use twostep_engine::machine::{Event, Input, Machine, Question, To};
 use twostep_engine::message::Message;
 use twostep_engine::replica::{Setup, Standing};
 use twostep_engine::types::{NodeId, Party, RecordSeq, Time};
@@ -230,10 +229,16 @@ impl World<'_> {
                     self.schedule_execution(node);
                 }
             }
-            Wish::Lookup(bundle) => {
+            Wish::Ask(question) => {
                 let run = self.hosts[usize::from(node.0)].run;
-                self.queue
-                    .push(self.now, Happening::Found { node, run, bundle });
+                self.queue.push(
+                    self.now,
+                    Happening::Asked {
+                        node,
+                        run,
+                        question,
+                    },
+                );
             }
             Wish::Observe(_) if self.byzantine.contains(node) => {}
             Wish::Observe(event) => {
@@ -325,20 +330,20 @@ impl World<'_> {
         driven
     }
 
-    pub(super) fn look_up(
+    pub(super) fn asked(
         &mut self,
         node: NodeId,
         run: u32,
-        bundle: &Bundle,
+        question: &Question,
     ) -> Result<(), Finding> {
         if self.hosts[usize::from(node.0)].run != run {
             return Ok(());
         }
         self.trace
-            .event(self.now, Kind::Found, u64::from(node.0), &[]);
+            .event(self.now, Kind::Asked, u64::from(node.0), &[]);
         let mut executor = self.take_executor(node);
-        let driven = match executor.lookup(bundle) {
-            Some(replies) => self.drive(node, Input::Found(replies)),
+        let driven = match executor.answer(question) {
+            Some(answer) => self.drive(node, answer),
             None => Ok(()),
         };
         self.hosts[usize::from(node.0)].executor = Some(executor);

@@ -3,7 +3,7 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
-use twostep_engine::batch::Bundle;
+use twostep_engine::machine::Question;
 use twostep_engine::types::{NodeId, RecordSeq, Time};
 use twostep_net::pool::Body;
 
@@ -58,11 +58,11 @@ pub(super) enum Happening {
     },
     /// The next delivered decree is executed.
     Execute { node: NodeId, run: u32 },
-    /// A retried bundle is looked up.
-    Found {
+    /// The session table is asked.
+    Asked {
         node: NodeId,
         run: u32,
-        bundle: Bundle,
+        question: Question,
     },
     /// A node's turn ends.
     Tick { node: NodeId, run: u32 },

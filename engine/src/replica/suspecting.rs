@@ -1,0 +1,240 @@
+//! When a proposer suspects its leader, and what follows: votes, until a regency is proved.
+//!
+//! | event | rule (PROTOCOL.md section 4; see [`crate::election`]) |
+//! |---|---|
+//! | the timer fires with work waiting | suspect |
+//! | a tracked request is overdue | suspect |
+//! | the leader says two values, a body that is no batch, or one of another value | suspect at once |
+//! | suspect | a signed vote, durable before it is said; said again until the regency is entered |
+//! | votes of f+1, of 2f+1 | amplify; enter |
+//!
+//! A proposal against the plan that this node holds is no proof of a lie: a voucher proves itself whoever sends it,
+//! and a liar that signed two reports can make a second valid one that the leader never saw.
+
+use twostep_crypto::{Signed, Verified};
+
+use super::{Replica, Say, Step};
+use crate::acceptor::Rules;
+use crate::election::{Ballots, Pacemaker};
+use crate::machine::{Again, Event, Record, Refusal, To, earlier};
+use crate::message::{Message, ProofOfLeadership, RegencyVote};
+use crate::resend::Resend;
+use crate::tracking::{Patience, Tracking};
+use crate::types::{Decree, NodeId, NodeSet, Party, Regency, Time};
+
+/// What a proposer keeps to judge its leader.
+pub(super) struct Election {
+    pub(super) pacemaker: Pacemaker,
+    pub(super) tracking: Tracking,
+    /// The votes of the others; none in mode C.
+    ballots: Option<Ballots>,
+    /// The highest regency that it wants, durable or not yet.
+    voted: Regency,
+    /// Its newest vote that was said.
+    said: Option<Signed<RegencyVote>>,
+    resend: Resend,
+    pub(super) progress: Decree,
+    /// When the learners are asked what is settled; none while this node learns, or nothing is tracked.
+    pub(super) ask_at: Option<Time>,
+    /// Whether a tracked bundle found no room at this node as leader.
+    pub(super) unordered: bool,
+}
+
+impl Election {
+    pub(super) fn new(
+        pacemaker: Pacemaker,
+        ballots: Option<Ballots>,
+        tracking: Tracking,
+    ) -> Election {
+        Election {
+            pacemaker,
+            tracking,
+            ballots,
+            voted: Regency(0),
+            said: None,
+            resend: Resend::default(),
+            progress: Decree::NONE,
+            ask_at: None,
+            unordered: false,
+        }
+    }
+
+    pub(super) fn deadline(&self, current: Regency) -> Option<Time> {
+        let wanted = self
+            .said
+            .as_ref()
+            .is_some_and(|vote| vote.content.regency > current);
+        let again = self.resend.at().filter(|_| wanted);
+        let overdue = self.tracking.deadline(self.pacemaker.timeout() * 4);
+        [overdue, again, self.ask_at]
+            .into_iter()
+            .fold(self.pacemaker.deadline(), earlier)
+    }
+}
+
+impl<R: Rules> Replica<R> {
+    /// The proposer's clock, at the end of every turn.
+    pub(super) fn keep_time(&mut self, step: &mut Step<'_>) {
+        let progress = self.acks.reached_by(self.configuration.quorums().progress);
+        let Some(election) = &mut self.election else {
+            return;
+        };
+        if progress > election.progress {
+            election.progress = progress;
+            election.pacemaker.progressed(step.now, progress);
+        }
+        election
+            .pacemaker
+            .waiting(step.now, !election.tracking.is_empty());
+        let patience = Patience {
+            time: election.pacemaker.timeout() * 4,
+            decrees: self.configuration.limits().window,
+        };
+        let fired = election.pacemaker.fires(step.now);
+        let overdue = election.tracking.overdue(step.now, progress, patience);
+        if fired || overdue {
+            self.suspect(step);
+        }
+        self.ask_learners(step);
+        self.vote_again(step);
+        self.gather_again(step);
+    }
+
+    fn suspect(&mut self, step: &mut Step<'_>) {
+        let Some(election) = &self.election else {
+            return;
+        };
+        if self.crash_only() {
+            // Mode C: the smallest regency above any seen that is this proposer's own.
+            let mine = (self.regency.0 + 1..)
+                .map(Regency)
+                .find(|regency| self.configuration.leader(*regency) == self.me);
+            let regency = mine.expect("this node is a proposer");
+            step.fx.observe(Event::Suspected { regency });
+            self.enter(regency, ProofOfLeadership::default(), step);
+            return;
+        }
+        let regency = election.voted.max(Regency(self.regency.0 + 1));
+        step.fx.observe(Event::Suspected { regency });
+        self.vote_for(regency, step);
+    }
+
+    /// Suspects the leader at once if what it said over its own link can only be a lie.
+    pub(super) fn judge_leader(
+        &mut self,
+        from: NodeId,
+        regency: Regency,
+        why: &Refusal,
+        step: &mut Step<'_>,
+    ) {
+        let lied = matches!(
+            why,
+            Refusal::SecondValue | Refusal::WrongBody | Refusal::Malformed(_)
+        );
+        let trusted = self
+            .election
+            .as_ref()
+            .is_some_and(|election| election.voted <= regency);
+        let leads = regency == self.regency && self.configuration.leader(regency) == from;
+        if lied && trusted && leads && !self.crash_only() {
+            self.suspect(step);
+        }
+    }
+
+    fn vote_for(&mut self, regency: Regency, step: &mut Step<'_>) {
+        let Some(election) = self
+            .election
+            .as_mut()
+            .filter(|election| election.voted < regency)
+        else {
+            return;
+        };
+        election.voted = regency;
+        let me = Party::Node(self.me);
+        let vote = self
+            .identity
+            .signing()
+            .sign(&self.scope, me, RegencyVote { regency });
+        self.recorded.0 += 1;
+        step.fx
+            .store(self.recorded, &Record::RegencyVote(vote.signed()));
+        self.hold(Say::Vote(vote), step);
+    }
+
+    /// The own vote is durable: the others hear of it, and it counts.
+    pub(super) fn say_vote(&mut self, vote: Verified<RegencyVote>, step: &mut Step<'_>) {
+        let others = self.other_proposers();
+        let Some(election) = &mut self.election else {
+            return;
+        };
+        step.fx
+            .send(To::Nodes(others), &Message::Vote(vote.signed().clone()));
+        election.said = Some(vote.signed().clone());
+        election.resend = Resend::said(step.now, self.tuning.t0);
+        if let Some(ballots) = &mut election.ballots {
+            ballots.take(vote);
+        }
+        self.follow_votes(step);
+    }
+
+    fn vote_again(&mut self, step: &mut Step<'_>) {
+        let (others, current) = (self.other_proposers(), self.regency);
+        let Some(election) = &mut self.election else {
+            return;
+        };
+        if let Some(vote) = election
+            .said
+            .as_ref()
+            .filter(|vote| vote.content.regency > current)
+            && election.resend.due(step.now, self.tuning.t0)
+        {
+            step.fx
+                .send(To::Nodes(others), &Message::Vote(vote.clone()));
+            step.fx.observe(Event::SentAgain(Again::Vote));
+        }
+    }
+
+    pub(super) fn other_proposers(&self) -> NodeSet {
+        let proposers: NodeSet = self.configuration.proposers().iter().copied().collect();
+        proposers.minus(NodeSet::one(self.me))
+    }
+
+    pub(super) fn take_vote(
+        &mut self,
+        vote: Signed<RegencyVote>,
+        step: &mut Step<'_>,
+    ) -> Result<(), Refusal> {
+        let Some(ballots) = self
+            .election
+            .as_mut()
+            .and_then(|election| election.ballots.as_mut())
+        else {
+            return Err(Refusal::Role);
+        };
+        // A vote that says nothing new costs no signature check.
+        if !ballots.wants(vote.signer, vote.content.regency) {
+            return Ok(());
+        }
+        ballots.take(self.examiner.vote(vote)?);
+        self.follow_votes(step);
+        Ok(())
+    }
+
+    /// Amplifies what f+1 want, and enters what 2f+1 want.
+    fn follow_votes(&mut self, step: &mut Step<'_>) {
+        let Some(ballots) = self
+            .election
+            .as_ref()
+            .and_then(|election| election.ballots.as_ref())
+        else {
+            return;
+        };
+        let standing = ballots.standing();
+        if standing.proved > self.regency {
+            let proof = ballots.proof();
+            self.enter(standing.proved, proof, step);
+        } else if standing.amplify > self.regency {
+            self.vote_for(standing.amplify, step);
+        }
+    }
+}
