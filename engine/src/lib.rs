@@ -20,6 +20,9 @@
 //! A leader that does not serve is replaced: [`tracking`] knows what waits, [`election`] when to suspect and what
 //! votes prove, [`voucher`] what reports say, [`recovery`] what a new leader does with them. Two steps again after it.
 //!
+//! The way is told in [`guide::leader_change`]; where all this differs from the printed protocol, and which test shows
+//! why, in [`guide::deviations`].
+//!
 //! [`replica`] puts the roles of one node behind one [`machine::Machine::step`]: messages in, effects out, no
 //! clock, socket, thread or randomness. [`executor`] applies what is delivered: the session table (exactly
 //! once) and the user's [`state_machine::StateMachine`]. [`node`] hosts both over real links; the simulator
@@ -34,6 +37,7 @@ pub mod client;
 pub mod configuration;
 pub mod election;
 pub mod executor;
+pub mod guide;
 pub mod key_value;
 pub mod learner;
 pub mod log;

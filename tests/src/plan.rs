@@ -26,8 +26,7 @@ pub struct SimOptions {
     pub f: Option<usize>,
     /// Draw every seed on this topology; `None` draws the topology as well.
     pub topology: Option<Topology>,
-    /// Let the leader of regency 0 stop as well. Only where proposers learn: others cannot tell yet when a
-    /// request was executed, and so suspect nobody.
+    /// Let the leader of regency 0 stop as well.
     pub leader_stops: bool,
     /// Whether nodes lie.
     pub faults: Faults,
@@ -404,7 +403,7 @@ fn victims(random: &mut Random, frame: &Frame, roles: &[Roles]) -> Vec<usize> {
         .iter()
         .position(|roles| roles.proposer)
         .expect("there is a proposer");
-    let spared = |node: &usize| *node == leader && !(frame.leader_stops && roles[leader].learner);
+    let spared = |node: &usize| *node == leader && !frame.leader_stops;
     let mut candidates: Vec<usize> = (0..roles.len()).filter(|node| !spared(node)).collect();
     let order = random.draw(&mut candidates, roles.len());
     let (mut acceptors, mut learners, mut proposers) = (0, 0, 0);

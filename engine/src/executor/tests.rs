@@ -297,6 +297,52 @@ fn lookup_answers_what_was_executed_and_changes_nothing() {
     assert_eq!(executor.machine().0, 1);
 }
 
+#[test]
+fn what_ordering_would_not_execute_is_settled() {
+    let configuration = small();
+    let mut executor = Executor::new(&configuration, Count::default());
+    // A client has three sessions at most, so the fourth Open drops the session of the first.
+    let opens = [open(7), open(8), open(9), open(10)];
+    executor.execute(Decree(1), &batch(&configuration, &[(ALICE, &opens)]));
+    assert!(executor.sessions().opened(ALICE, Seq(7)).is_none());
+    let mut settled = |client, session: SessionId, seq: u64| {
+        let mut names = Vec::new();
+        RequestNames::write(session, Seq(seq), &mut names);
+        let question = Question::Settled {
+            asker: crate::types::NodeId(3),
+            client,
+            names: names.clone(),
+        };
+        match executor.answer(&question) {
+            None => false,
+            Some(Input::Settled { asker, names: told }) => {
+                assert_eq!(
+                    (asker.0, told.client, told.bytes()),
+                    (3, client, &names[..])
+                );
+                true
+            }
+            Some(other) => panic!("{other:?}"),
+        }
+    };
+    for nonce in 7..=10 {
+        assert!(
+            settled(ALICE, SessionId::NONE, nonce),
+            "Open {nonce} was ordered"
+        );
+    }
+    assert!(!settled(ALICE, SessionId::NONE, 11), "never ordered");
+    assert!(!settled(BOB, SessionId::NONE, 7), "another client's");
+    let session = id(1, 3);
+    assert!(!settled(ALICE, session, 1), "it would be executed");
+    assert!(settled(ALICE, session, 65), "too far ahead");
+    assert!(
+        settled(ALICE, id(1, 9), 1),
+        "no such session, and never again"
+    );
+    assert!(!settled(ALICE, id(3, 0), 1), "not reached yet");
+}
+
 /// Replies of 200 bytes, of which the 520 bytes of a decree hold two.
 fn tight() -> Configuration {
     configuration(Limits {
