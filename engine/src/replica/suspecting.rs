@@ -238,3 +238,166 @@ impl<R: Rules> Replica<R> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::Arc;
+
+    use twostep_crypto::Identity;
+    use twostep_net::pool::{Body, Pool};
+
+    use super::*;
+    use crate::admission::ClientDirectory;
+    use crate::batch::{Batch, Bundle, BundleWriter, Request, RequestKind};
+    use crate::configuration::{Admission, Configuration, Limits, Member, Roles, Tuning};
+    use crate::machine::{Effects, Input, Machine, Question};
+    use crate::quorum::FaultModel;
+    use crate::replica::{Setup, Standing};
+    use crate::types::{RecordSeq, Seq, SessionId, Value};
+
+    /// The regencies that were voted for, and what was refused.
+    #[derive(Default)]
+    struct Heard {
+        votes: Vec<Regency>,
+        refused: Vec<Refusal>,
+        stored: Option<RecordSeq>,
+    }
+
+    impl Effects for Heard {
+        fn send(&mut self, _: To, message: &Message<'_>) {
+            if let Message::Vote(vote) = message {
+                self.votes.push(vote.content.regency);
+            }
+        }
+        fn store(&mut self, seq: RecordSeq, _: &Record<'_>) {
+            self.stored = Some(seq);
+        }
+        fn deliver(&mut self, _: Decree, _: &Batch) {}
+        fn ask(&mut self, _: Question) {}
+        fn observe(&mut self, event: Event) {
+            if let Event::Refused { why, .. } = event {
+                self.refused.push(why);
+            }
+        }
+    }
+
+    struct World {
+        replica: Replica,
+        heard: Heard,
+        scope: twostep_crypto::Scope,
+        client: Identity,
+    }
+
+    /// Node 1 of six, all clients known by their links.
+    fn world() -> World {
+        let identity = |seed| Identity::from_seed([seed; 32]);
+        let member = |node| Member {
+            roles: if node < 4 {
+                Roles::ALL
+            } else {
+                Roles::ACCEPTOR
+            },
+            public: identity(node).public(),
+        };
+        let configuration = Configuration::new(
+            FaultModel::Fab,
+            1,
+            (0..6).map(member).collect(),
+            Limits::default(),
+            Admission::Signed,
+            [0; 16],
+        );
+        let configuration = Arc::new(configuration.expect("a consistent configuration"));
+        let client = identity(99);
+        let replica = Replica::new(Setup {
+            configuration: Arc::clone(&configuration),
+            me: NodeId(1),
+            identity: Arc::new(identity(1)),
+            clients: Arc::new(ClientDirectory::new([client.public()])),
+            tuning: Tuning::default(),
+            pool: Pool::default(),
+            standing: Standing::Born,
+        });
+        World {
+            replica: replica.expect("no key is weak"),
+            heard: Heard::default(),
+            scope: configuration.scope(),
+            client,
+        }
+    }
+
+    impl World {
+        fn batch(&self, seq: u64) -> Batch {
+            let mut writer = BundleWriter::new(self.client.public().client_id());
+            assert!(writer.push(&Request {
+                kind: RequestKind::Open,
+                session: SessionId::NONE,
+                seq: Seq(seq),
+                operation: b"",
+            }));
+            let bytes = writer.finish_signed(&self.scope, self.client.signing());
+            let bytes = Body::from_vec(bytes.to_vec());
+            let bundle = Bundle::parse(bytes, &self.scope, &Limits::default());
+            let mut waiting = VecDeque::from([bundle.expect("well-formed")]);
+            Batch::assemble(&Pool::default(), &self.scope, &mut waiting, 1 << 20)
+        }
+
+        /// The leader proposes for decree 1 of regency 0; what this node refuses, and votes for, because of it.
+        fn propose(&mut self, value: Value, body: &Body) -> (Vec<Refusal>, Vec<Regency>) {
+            let message = Message::Propose {
+                regency: Regency(0),
+                decree: Decree(1),
+                value,
+                body: body.clone(),
+            };
+            let from = Party::Node(NodeId(0));
+            self.step(Input::Message { from, message });
+            while let Some(seq) = self.heard.stored.take() {
+                self.step(Input::Stored(seq));
+            }
+            (
+                std::mem::take(&mut self.heard.refused),
+                std::mem::take(&mut self.heard.votes),
+            )
+        }
+
+        fn step(&mut self, input: Input<'_>) {
+            self.replica.step(Time(1), input, &mut self.heard);
+        }
+    }
+
+    #[test]
+    fn a_leader_that_says_two_values_is_suspected_at_once_and_once() {
+        let mut world = world();
+        let (one, other) = (world.batch(1), world.batch(2));
+        let nothing = (vec![], vec![]);
+        assert_eq!(world.propose(one.value(), one.body()), nothing);
+        assert_eq!(world.propose(one.value(), one.body()), nothing, "again");
+        let suspected = (vec![Refusal::SecondValue], vec![Regency(1)]);
+        assert_eq!(world.propose(other.value(), other.body()), suspected);
+        let known = (vec![Refusal::SecondValue], vec![]);
+        assert_eq!(world.propose(other.value(), other.body()), known);
+    }
+
+    #[test]
+    fn a_leader_that_sends_another_body_is_suspected_at_once() {
+        let mut world = world();
+        let (one, other) = (world.batch(1), world.batch(2));
+        let suspected = (vec![Refusal::WrongBody], vec![Regency(1)]);
+        assert_eq!(world.propose(one.value(), other.body()), suspected);
+    }
+
+    #[test]
+    fn a_request_that_does_not_verify_convicts_nobody() {
+        // The client may have made it so.
+        let mut world = world();
+        let stranger = World {
+            client: Identity::from_seed([98; 32]),
+            ..self::world()
+        };
+        let batch = stranger.batch(1);
+        let refused = (vec![Refusal::UnknownClient], vec![]);
+        assert_eq!(world.propose(batch.value(), batch.body()), refused);
+    }
+}
