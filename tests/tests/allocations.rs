@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use twostep_engine::admission::ClientDirectory;
-use twostep_engine::batch::{Batch, Bundle};
+use twostep_engine::batch::Batch;
 use twostep_engine::client::{
     CallOutcome, ClientCore, ClientEffects, ClientSetup, OpenError, SessionHandle,
 };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use twostep_crypto::Party;
 use twostep_engine::admission::ClientDirectory;
-use twostep_engine::batch::{Batch, Bundle};
+use twostep_engine::batch::Batch;
 use twostep_engine::client::{CallOutcome, ClientCore, ClientEffects, OpenError, SessionHandle};
 use twostep_engine::configuration::Tuning;
 use twostep_engine::executor::Executor;

@@ -6,10 +6,10 @@
 
 use std::collections::VecDeque;
 
-use twostep_engine::batch::{Batch, Bundle};
+use twostep_engine::batch::Batch;
 use twostep_engine::executor::Executor;
 use twostep_engine::key_value::KeyValue;
-use twostep_engine::machine::{Effects, Event, Input, Machine, Record, To};
+use twostep_engine::machine::{Effects, Event, Input, Machine, Question, Record, To};
 use twostep_engine::message::Message;
 use twostep_engine::replica::{Replica, Setup};
 use twostep_engine::types::{Decree, NodeSet, Party, RecordSeq, Time};
@@ -129,7 +129,7 @@ impl Second {
             split,
             stored: None,
             delivered: VecDeque::new(),
-            lookups: Vec::new(),
+            questions: Vec::new(),
         };
         self.replica.step(now, input, fx);
         loop {
@@ -143,9 +143,9 @@ impl Second {
                     results: executed.results,
                 };
                 self.replica.step(now, input, fx);
-            } else if let Some(bundle) = fx.lookups.pop() {
-                if let Some(replies) = self.executor.lookup(&bundle) {
-                    self.replica.step(now, Input::Found(replies), fx);
+            } else if let Some(question) = fx.questions.pop() {
+                if let Some(answer) = self.executor.answer(&question) {
+                    self.replica.step(now, answer, fx);
                 }
             } else {
                 return;
@@ -160,7 +160,7 @@ struct Lips<'a, 'm> {
     split: Split,
     stored: Option<RecordSeq>,
     delivered: VecDeque<(Decree, Batch)>,
-    lookups: Vec<Bundle>,
+    questions: Vec<Question>,
 }
 
 impl Effects for Lips<'_, '_> {
@@ -183,8 +183,8 @@ impl Effects for Lips<'_, '_> {
         self.delivered.push_back((decree, batch.clone()));
     }
 
-    fn lookup(&mut self, bundle: &Bundle) {
-        self.lookups.push(bundle.clone());
+    fn ask(&mut self, question: Question) {
+        self.questions.push(question);
     }
 
     fn observe(&mut self, _event: Event) {}

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use twostep_engine::batch::Bundle;
 use twostep_engine::executor::Executor;
 use twostep_engine::key_value::KeyValue;
 use twostep_engine::machine::{Event, Input, Machine, Question, To};
