@@ -201,6 +201,12 @@ impl Acceptor {
         }
     }
 
+    /// Its newest vote for an open decree, said or not.
+    #[must_use]
+    pub fn vote_for(&self, decree: Decree) -> Option<Reported> {
+        self.slots.get(decree)?.vote
+    }
+
     /// Whether the vote for an open decree was said: it is durable and may be repeated to whoever asks.
     #[must_use]
     pub fn has_said(&self, decree: Decree) -> bool {

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use twostep_crypto::{
-    Context, Identity, MacKey, PublicIdentity, Scope, Signed, Tag, VerifyingKey, WeakKey,
+    Context, Identity, MacKey, PublicIdentity, Scope, Signature, Signed, Tag, VerifyingKey, WeakKey,
     authenticator_key, verify_batch,
 };
 
@@ -123,6 +123,33 @@ impl Gate {
             verdict: Ok(()),
             signed: Vec::new(),
         }
+    }
+
+    /// Whether the client is known here.
+    #[must_use]
+    pub fn knows(&self, client: ClientId) -> bool {
+        self.clients.contains_key(&client)
+    }
+
+    /// Whether this is the client's signature of the bundle with this digest.
+    ///
+    /// # Errors
+    /// [`Refusal::UnknownClient`] or [`Refusal::BadSignature`].
+    pub fn check_signature(
+        &self,
+        client: ClientId,
+        bundle: Digest,
+        signature: Signature,
+    ) -> Result<(), Refusal> {
+        let keys = self.clients.get(&client).ok_or(Refusal::UnknownClient)?;
+        let claim = Signed {
+            signer: Party::Client(client),
+            content: BundleClaim(bundle),
+            signature,
+        };
+        claim
+            .check(&self.scope, &keys.sign)
+            .map_err(|_| Refusal::BadSignature)
     }
 
     /// Whether the client made this bundle, as far as this node can tell.

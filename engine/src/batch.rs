@@ -470,6 +470,8 @@ pub struct BundleWriter {
     count: u16,
     opens: usize,
     bytes: Vec<u8>,
+    /// Of the bundle that was finished last.
+    digest: Digest,
 }
 
 impl BundleWriter {
@@ -481,6 +483,7 @@ impl BundleWriter {
             count: 0,
             opens: 0,
             bytes: Vec::new(),
+            digest: Digest::ZERO,
         };
         writer.clear();
         writer
@@ -512,6 +515,12 @@ impl BundleWriter {
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// The digest of the bundle that was finished last.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
     }
 
     /// Whether no request was written.
@@ -579,7 +588,8 @@ impl BundleWriter {
         self.bytes[5..7].copy_from_slice(&auth_len.to_le_bytes());
         let count_at = BUNDLE_HEADER + 16;
         self.bytes[count_at..count_at + 2].copy_from_slice(&self.count.to_le_bytes());
-        scope.digest(Context::Bundle, &self.bytes[BUNDLE_HEADER..])
+        self.digest = scope.digest(Context::Bundle, &self.bytes[BUNDLE_HEADER..]);
+        self.digest
     }
 }
 

@@ -23,6 +23,9 @@
 //! The way is told in [`guide::leader_change`]; where all this differs from the printed protocol, and which test shows
 //! why, in [`guide::deviations`].
 //!
+//! A bundle that some acceptors cannot verify stops nobody: [`doubt`] is the acceptor's part of that,
+//! [`complaint`] the proposer's.
+//!
 //! [`replica`] puts the roles of one node behind one [`machine::Machine::step`]: messages in, effects out, no
 //! clock, socket, thread or randomness. [`executor`] applies what is delivered: the session table (exactly
 //! once) and the user's [`state_machine::StateMachine`]. [`node`] hosts both over real links; the simulator
@@ -34,7 +37,9 @@ pub mod admission;
 pub mod batch;
 pub mod checkpoint;
 pub mod client;
+pub mod complaint;
 pub mod configuration;
+pub mod doubt;
 pub mod election;
 pub mod executor;
 pub mod guide;

@@ -222,6 +222,21 @@ pub enum Event {
         /// Why it was refused.
         why: Refusal,
     },
+    /// The acceptor cannot verify some bundles of a proposal that it would vote for, and waits for others to vouch
+    /// for them or for their signatures (PROTOCOL.md section 5.1).
+    Doubted {
+        /// In which regency.
+        regency: Regency,
+        /// For which decree.
+        decree: Decree,
+    },
+    /// The proposer refuses tagged bundles of a client from now on: until the next regency, or for good.
+    OnSignatures {
+        /// Whose.
+        client: ClientId,
+        /// Whether it is for good.
+        for_good: bool,
+    },
     /// A message was sent again because no answer came in time.
     SentAgain(Again),
     /// The results of this learner differ from f+1 equal ones (PROTOCOL.md section 5.4): its state machine is
@@ -296,6 +311,9 @@ pub enum Refusal {
     /// A request that its client did not authenticate for this node.
     #[error("the client's authenticator does not verify")]
     Unauthentic,
+    /// A bundle with tags of a client whose tags are doubted; it was asked for its signature.
+    #[error("the client's tags are doubted: it must sign")]
+    MustSign,
     /// A bundle from another client than the link's.
     #[error("the bundle belongs to another client")]
     ForeignBundle,
@@ -344,6 +362,7 @@ impl Refusal {
             Refusal::WrongBody => "wrong_body",
             Refusal::UnknownClient => "unknown_client",
             Refusal::Unauthentic => "unauthentic",
+            Refusal::MustSign => "must_sign",
             Refusal::ForeignBundle => "foreign_bundle",
             Refusal::BadCheckpoint => "bad_checkpoint",
             Refusal::Unasked => "unasked",

@@ -21,8 +21,13 @@
 //! | `Report` | acceptor | leader(r) | signature | when gathered again |
 //! | `NewRegency` | leader(r), then anyone | acceptors | the signatures inside | until `plan held` |
 //! | `Denied` | acceptor | proposer | the proof inside | for every stale message, at most once per T0/4 |
+//! | `NackAuth` | acceptor | acceptors, proposers | link MAC | when the doubted proposal comes again |
+//! | `AckAuth` | acceptor | who doubts | link MAC | for every `NackAuth` |
+//! | `WantSignature` | leader(r) | client | link MAC | when doubted again, at most once per T0/4; for every tagged bundle of a client on signatures |
+//! | `BundleSignature` | client, then the leader | leader; acceptors, proposers | the signature inside | when asked again; when doubted again |
 //!
-//! The last six belong to the leader change (PROTOCOL.md sections 3 and 4).
+//! The six from `Vote` to `Denied` belong to the leader change (PROTOCOL.md sections 3 and 4), the last four to bundles
+//! that some acceptors cannot verify (section 5.1; [`crate::doubt`]).
 //! A [`Message`] borrows the receive buffer for its small parts; a body is a counted handle to pooled memory.
 
 mod names;
@@ -33,7 +38,7 @@ use twostep_net::pool::Body;
 
 pub use names::{NAME_BYTES, RequestNames};
 
-use crate::types::{Decree, Digest, NodeId, Regency, Seq, SessionId, Value};
+use crate::types::{ClientId, Decree, Digest, NodeId, Regency, Seq, SessionId, Value};
 
 /// Anything that travels between two parties. See the table at the top of this module.
 #[derive(Clone, Debug, PartialEq)]
@@ -147,6 +152,42 @@ pub enum Message<'a> {
     NewRegency(Box<NewRegency>),
     /// An acceptor is in a higher regency.
     Denied(ProofOfLeadership),
+    /// An acceptor cannot verify that a client made a bundle of a proposal, and so does not vote for it.
+    NackAuth {
+        /// In which regency.
+        regency: Regency,
+        /// For which decree.
+        decree: Decree,
+        /// Whose bundle it says to be.
+        client: ClientId,
+        /// The digest of the bundle.
+        bundle: Digest,
+    },
+    /// An acceptor that does not vote either, because of other bundles, verified this one.
+    AckAuth {
+        /// In which regency.
+        regency: Regency,
+        /// For which decree.
+        decree: Decree,
+        /// The digest of the bundle.
+        bundle: Digest,
+    },
+    /// A client is to sign a bundle that it sent with tags.
+    WantSignature {
+        /// The regency of the node that asks.
+        regency: Regency,
+        /// The digest of the bundle.
+        bundle: Digest,
+    },
+    /// A client's signature of a bundle (see [`crate::batch::BundleClaim`]): as good as tags for everyone.
+    BundleSignature {
+        /// Who signed.
+        client: ClientId,
+        /// The digest of the bundle.
+        bundle: Digest,
+        /// Not yet checked.
+        signature: Signature,
+    },
 }
 
 /// Where a node stands; the receiver answers with what is missing (PROTOCOL.md section 3, "Nothing is said only once").

@@ -17,11 +17,11 @@ use std::time::Duration;
 use twostep_crypto::Scope;
 use twostep_net::pool::Pool;
 
-use crate::batch::{Batch, Bundle};
+use crate::batch::{Authenticator, Batch, Bundle};
 use crate::configuration::Tuning;
 use crate::machine::Refusal;
 use crate::resend::{Earliest, Resend};
-use crate::types::{Decree, Digest, Time, Value};
+use crate::types::{ClientId, Decree, Digest, Time, Value};
 use crate::window::{Reset, Window};
 
 /// So many digests of retries are remembered at most.
@@ -199,6 +199,27 @@ impl Proposer {
             next.note(&slot.resend);
         }
         self.resend = next;
+    }
+
+    /// What it proposed for an open decree.
+    #[must_use]
+    pub fn proposal(&self, decree: Decree) -> Option<&Batch> {
+        self.slots.get(decree)?.batch.as_ref()
+    }
+
+    /// Forgets the tagged bundles of a client that wait: it is to send them again, signed.
+    pub fn drop_tagged(&mut self, client: ClientId) {
+        let (bytes, seen) = (&mut self.waiting_bytes, &mut self.seen);
+        self.waiting.retain(|bundle| {
+            let view = bundle.view();
+            let drop = view.client == client && matches!(view.authenticator, Authenticator::Mac(_));
+            if drop {
+                *bytes -= bundle.len();
+                // The signed form has the same digest.
+                seen.remove(&bundle.digest());
+            }
+            !drop
+        });
     }
 
     /// A body that it proposed.

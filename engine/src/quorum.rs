@@ -14,6 +14,7 @@
 //! | `ack`: learners that end a retransmission | n_l − f | n_l − f |
 //! | `checkpoint`: equal checkpoints that move the window | 2f+1 signed | f+1 unsigned |
 //! | `progress`: learners that show something was learned | f+1 | 1 |
+//! | `vouch`: acceptors whose check of a bundle replaces one's own | f+1 | 1 |
 //! | `leadership`: votes that prove a regency | 2f+1 | (none) |
 
 use serde::{Deserialize, Serialize};
@@ -107,6 +108,9 @@ pub struct Quorums {
     pub checkpoint: usize,
     /// Learners whose acknowledgement shows that something new was learned: it frees a pipeline slot.
     pub progress: usize,
+    /// Acceptors whose check of a client's bundle replaces one's own; as many that cannot verify it make it the
+    /// client's business (PROTOCOL.md section 5.1).
+    pub vouch: usize,
     /// Votes of distinct proposers that prove a regency; none in mode C, where a proposer takes the lead.
     pub leadership: Option<usize>,
 }
@@ -186,6 +190,7 @@ impl Quorums {
                 ack: learners - f,
                 checkpoint: 2 * f + 1,
                 progress: f + 1,
+                vouch: f + 1,
                 leadership: Some(2 * f + 1),
             },
             FaultModel::Crash => Quorums {
@@ -202,6 +207,7 @@ impl Quorums {
                 ack: learners - f,
                 checkpoint: f + 1,
                 progress: 1,
+                vouch: 1,
                 leadership: None,
             },
         };
@@ -252,8 +258,13 @@ impl Quorums {
         }
         // A statement of `reply` or `pull` equal voices has a correct one among them.
         assert!(
-            self.reply > b && self.pull > b && self.progress > b,
+            self.reply > b && self.pull > b && self.progress > b && self.vouch > b,
             "one voice at least is correct"
+        );
+        // Either enough correct acceptors doubt a bundle for the client to be asked, or the others vouch for it.
+        assert!(
+            n - f >= 2 * self.vouch - 1,
+            "a bundle is vouched for, or its client is asked"
         );
         // A certified checkpoint has a correct learner that has everything below it and enough of them to serve pulls.
         assert!(
@@ -363,7 +374,7 @@ mod tests {
     fn the_proof_refuses_wrong_numbers() {
         type Threshold = fn(&mut Quorums) -> &mut usize;
         // A threshold, and whether the proof holds with one more of it, in mode F and in mode C.
-        let thresholds: [(&str, Threshold, bool, bool); 9] = [
+        let thresholds: [(&str, Threshold, bool, bool); 10] = [
             ("learn", |q| &mut q.learn, false, false),
             ("report", |q| &mut q.report, false, false),
             ("must", |q| &mut q.must, false, true),
@@ -372,6 +383,7 @@ mod tests {
             ("ack", |q| &mut q.ack, false, false),
             ("checkpoint", |q| &mut q.checkpoint, false, false),
             ("progress", |q| &mut q.progress, true, true),
+            ("vouch", |q| &mut q.vouch, true, false),
             ("leadership", |q| q.leadership.get_or_insert(1), false, true),
         ];
         for (name, threshold, fab_more, crash_more) in thresholds {

@@ -16,6 +16,7 @@
 
 mod catching_up;
 mod changing;
+mod doubting;
 mod execution;
 mod ordering;
 mod retrying;
@@ -29,6 +30,7 @@ use std::time::Duration;
 use twostep_crypto::{Identity, Scope, Signed, Verified, WeakKey};
 use twostep_net::pool::{Body, Pool};
 
+use self::doubting::{Doubting, Nack};
 use self::ordering::Proposal;
 use self::suspecting::Election;
 use crate::acceptor::{Acceptor, Rules, Standard};
@@ -112,6 +114,7 @@ pub struct Replica<R: Rules = Standard> {
     election: Option<Election>,
     examiner: Examiner,
     kept: Window<Kept>,
+    doubting: Doubting,
     /// The newest certified checkpoint whose record is stored.
     low: Decree,
     /// Its certificate.
@@ -285,6 +288,7 @@ impl<R: Rules> Replica<R> {
                 Election::new(Pacemaker::new(tuning.t0, limits.window), ballots, tracking)
             }),
             examiner: Examiner::new(&configuration),
+            doubting: Doubting::new(&configuration, roles.proposer && promises),
             kept: Window::new(Decree::NONE, limits.window, Kept::default),
             low: Decree::NONE,
             stored_low: None,
@@ -382,6 +386,14 @@ impl<R: Rules> Replica<R> {
             (Party::Client(client), Message::Submit { retry, bundle }) => {
                 self.submit(client, retry, bundle, step)
             }
+            (
+                Party::Client(_),
+                Message::BundleSignature {
+                    client,
+                    bundle,
+                    signature,
+                },
+            ) => self.take_signature(from, (client, bundle), signature, step),
             (Party::Client(_), _) => Err(Refusal::Role),
             (Party::Node(node), message) => self.node_message(node, message, step),
         }
@@ -438,7 +450,34 @@ impl<R: Rules> Replica<R> {
             Message::Submit { bundle, .. } => self.take_relay(from, bundle, step),
             Message::AskSettled { names } => self.take_ask(from, names, step),
             Message::Settled { names } => self.take_settled(from, names),
-            Message::Replies { .. } | Message::Busy { .. } => Err(Refusal::Role),
+            Message::NackAuth {
+                regency,
+                decree,
+                client,
+                bundle,
+            } => self.take_nack_auth(
+                from,
+                Nack {
+                    regency,
+                    decree,
+                    client,
+                    bundle,
+                },
+                step,
+            ),
+            Message::AckAuth {
+                regency,
+                decree,
+                bundle,
+            } => self.take_ack_auth(from, regency, decree, bundle, step),
+            Message::BundleSignature {
+                client,
+                bundle,
+                signature,
+            } => self.take_signature(Party::Node(from), (client, bundle), signature, step),
+            Message::Replies { .. } | Message::Busy { .. } | Message::WantSignature { .. } => {
+                Err(Refusal::Role)
+            }
         }
     }
 
@@ -496,11 +535,15 @@ impl<R: Rules> Machine for Replica<R> {
             .election
             .as_ref()
             .and_then(|election| election.deadline(self.regency));
+        let doubts = self
+            .election
+            .as_ref()
+            .and_then(|election| self.doubting.deadline(election.pacemaker.timeout() / 2));
         let gathering = match &self.lead {
             Lead::Gathering(gathering) => gathering.resend.at(),
             Lead::Following | Lead::Leading => None,
         };
-        [proposer, acceptor, claim, election, gathering, self.pull.at]
+        [proposer, acceptor, claim, election, gathering, doubts, self.pull.at]
             .into_iter()
             .fold(Some(self.status_at), earlier)
     }

@@ -1,7 +1,7 @@
 //! Bytes ↔ message, on the caller's memory, bounded.
 //!
 //! A message is one tag byte and its fields in order. Numbers are little endian and of fixed width, a digest has 32
-//! bytes, a signature 64, a node 2. What varies in length carries its length or count in front. There is exactly one
+//! bytes, a signature 64, a client 16, a node 2. What varies in length carries its length or count in front. There is exactly one
 //! encoding of every message: what decodes, encodes to the same bytes again. Version, cluster and MAC belong to the
 //! packet around it (DESIGN.md section 4).
 //!
@@ -28,6 +28,10 @@
 //! | 19 | `Denied` | proof |
 //! | 20 | `AskSettled` | names |
 //! | 21 | `Settled` | names |
+//! | 22 | `NackAuth` | regency u64 · decree u64 · client · bundle digest |
+//! | 23 | `AckAuth` | regency u64 · decree u64 · bundle digest |
+//! | 24 | `WantSignature` | regency u64 · bundle digest |
+//! | 25 | `BundleSignature` | client · bundle digest · signature |
 //!
 //! | part | fields |
 //! |---|---|
@@ -52,6 +56,7 @@
 
 mod bounds;
 mod cursor;
+mod doubts;
 mod proofs;
 mod replies;
 
@@ -88,6 +93,10 @@ const NEW_REGENCY: u8 = 18;
 const DENIED: u8 = 19;
 const ASK_SETTLED: u8 = 20;
 const SETTLED: u8 = 21;
+const NACK_AUTH: u8 = 22;
+const ACK_AUTH: u8 = 23;
+const WANT_SIGNATURE: u8 = 24;
+const BUNDLE_SIGNATURE: u8 = 25;
 
 /// Appends the bytes of `message` to `out`; nothing else is allocated.
 ///
@@ -188,6 +197,10 @@ pub fn encode(message: &Message<'_>, out: &mut Vec<u8>) {
         }
         Message::AskSettled { names } => write_names(ASK_SETTLED, *names, out),
         Message::Settled { names } => write_names(SETTLED, *names, out),
+        Message::NackAuth { .. }
+        | Message::AckAuth { .. }
+        | Message::WantSignature { .. }
+        | Message::BundleSignature { .. } => doubts::write(message, out),
     }
 }
 
@@ -276,6 +289,7 @@ fn read_message<'a>(
         SETTLED => Message::Settled {
             names: read_names(reader)?,
         },
+        tag @ NACK_AUTH..=BUNDLE_SIGNATURE => doubts::read(tag, reader)?,
         tag => return Err(WireError::Tag(tag)),
     })
 }

@@ -97,6 +97,14 @@ pub fn message(message: &Message<'_>) -> String {
         Message::Denied(proof) => format!("Denied by {} votes", proof.votes.len()),
         Message::AskSettled { names } => format!("AskSettled {} requests", names.len()),
         Message::Settled { names } => format!("Settled {} requests", names.len()),
+        Message::NackAuth {
+            regency, decree, ..
+        } => format!("NackAuth r{regency} d{decree}"),
+        Message::AckAuth {
+            regency, decree, ..
+        } => format!("AckAuth r{regency} d{decree}"),
+        Message::WantSignature { regency, .. } => format!("WantSignature r{regency}"),
+        Message::BundleSignature { .. } => "BundleSignature".to_owned(),
     }
 }
 
@@ -125,6 +133,10 @@ pub fn kind(message: &Message<'_>) -> &'static str {
         Message::Denied(_) => "Denied",
         Message::AskSettled { .. } => "AskSettled",
         Message::Settled { .. } => "Settled",
+        Message::NackAuth { .. } => "NackAuth",
+        Message::AckAuth { .. } => "AckAuth",
+        Message::WantSignature { .. } => "WantSignature",
+        Message::BundleSignature { .. } => "BundleSignature",
     }
 }
 
@@ -202,6 +214,11 @@ pub fn event(event: &Event) -> String {
             };
             format!("refused {from}: {}", why.name())
         }
+        Event::Doubted { regency, decree } => format!("doubts r{regency} d{decree}"),
+        Event::OnSignatures { for_good, .. } => format!(
+            "puts a client on signatures{}",
+            if *for_good { " for good" } else { "" }
+        ),
         Event::SentAgain(what) => format!("said again: {what:?}"),
         Event::Diverged { decree } => format!("diverged at {decree}"),
     }

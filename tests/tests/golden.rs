@@ -111,7 +111,7 @@ const HEADER: &str = "\
 ";
 
 /// How many kinds of messages there are.
-const KINDS: usize = 21;
+const KINDS: usize = 25;
 
 /// Without a wildcard, so that a new message does not compile until it has a number here, and then needs a pin.
 fn kind(message: &Message<'_>) -> usize {
@@ -137,6 +137,10 @@ fn kind(message: &Message<'_>) -> usize {
         Message::Denied(_) => 18,
         Message::AskSettled { .. } => 19,
         Message::Settled { .. } => 20,
+        Message::NackAuth { .. } => 21,
+        Message::AckAuth { .. } => 22,
+        Message::WantSignature { .. } => 23,
+        Message::BundleSignature { .. } => 24,
     }
 }
 
@@ -364,6 +368,38 @@ fn messages<'a>(replies: &'a [u8], names: &'a [u8]) -> Vec<(&'static str, Messag
         ("denied", Message::Denied(proof())),
         ("ask_settled", Message::AskSettled { names }),
         ("settled", Message::Settled { names }),
+        (
+            "nack_auth",
+            Message::NackAuth {
+                regency,
+                decree,
+                client: ClientId([0x81; 16]),
+                bundle: digest(0x82),
+            },
+        ),
+        (
+            "ack_auth",
+            Message::AckAuth {
+                regency,
+                decree,
+                bundle: digest(0x83),
+            },
+        ),
+        (
+            "want_signature",
+            Message::WantSignature {
+                regency,
+                bundle: digest(0x84),
+            },
+        ),
+        (
+            "bundle_signature",
+            Message::BundleSignature {
+                client: ClientId([0x85; 16]),
+                bundle: digest(0x86),
+                signature: Signature([0x87; 64]),
+            },
+        ),
     ]
 }
 

@@ -10,19 +10,19 @@ use proptest::sample::select as one_of;
 use twostep_engine::quorum::{Choice, FaultModel, QuorumError, Quorums, Reported, select};
 use twostep_engine::types::{Digest, Regency, Value};
 
-/// f, acceptors, learners, proposers, learn, report, must, reply, pull, ack, checkpoint, progress, leadership (0: none)
-type Row = [usize; 13];
+/// f, acceptors, learners, proposers, learn, report, must, reply, pull, ack, checkpoint, progress, vouch, leadership (0: none)
+type Row = [usize; 14];
 
 const TABLE: [(FaultModel, Row); 6] = [
-    (FaultModel::Fab, [1, 6, 4, 4, 5, 5, 3, 2, 2, 3, 3, 2, 3]),
-    (FaultModel::Fab, [2, 11, 7, 7, 9, 9, 5, 3, 3, 5, 5, 3, 5]),
+    (FaultModel::Fab, [1, 6, 4, 4, 5, 5, 3, 2, 2, 3, 3, 2, 2, 3]),
+    (FaultModel::Fab, [2, 11, 7, 7, 9, 9, 5, 3, 3, 5, 5, 3, 3, 5]),
     (
         FaultModel::Fab,
-        [3, 16, 10, 10, 13, 13, 7, 4, 4, 7, 7, 4, 7],
+        [3, 16, 10, 10, 13, 13, 7, 4, 4, 7, 7, 4, 4, 7],
     ),
-    (FaultModel::Crash, [1, 3, 3, 3, 2, 2, 1, 1, 1, 2, 2, 1, 0]),
-    (FaultModel::Crash, [2, 5, 5, 5, 3, 3, 1, 1, 1, 3, 3, 1, 0]),
-    (FaultModel::Crash, [3, 7, 7, 7, 4, 4, 1, 1, 1, 4, 4, 1, 0]),
+    (FaultModel::Crash, [1, 3, 3, 3, 2, 2, 1, 1, 1, 2, 2, 1, 1, 0]),
+    (FaultModel::Crash, [2, 5, 5, 5, 3, 3, 1, 1, 1, 3, 3, 1, 1, 0]),
+    (FaultModel::Crash, [3, 7, 7, 7, 4, 4, 1, 1, 1, 4, 4, 1, 1, 0]),
 ];
 
 fn row(quorums: &Quorums) -> Row {
@@ -39,6 +39,7 @@ fn row(quorums: &Quorums) -> Row {
         quorums.ack,
         quorums.checkpoint,
         quorums.progress,
+        quorums.vouch,
         quorums.leadership.unwrap_or(0),
     ]
 }
@@ -62,7 +63,7 @@ fn thresholds_follow_f_up_to_8() {
         assert_eq!(
             row(&fab),
             [
-                f, n, three, three, four, four, two, one, one, two, two, one, two
+                f, n, three, three, four, four, two, one, one, two, two, one, one, two
             ]
         );
         for proposers in [one, two, two + 5] {
@@ -70,7 +71,7 @@ fn thresholds_follow_f_up_to_8() {
                 .expect("any number from f + 1 on");
             assert_eq!(
                 row(&crash),
-                [f, two, two, proposers, one, one, 1, 1, 1, one, one, 1, 0]
+                [f, two, two, proposers, one, one, 1, 1, 1, one, one, 1, 1, 0]
             );
         }
     }

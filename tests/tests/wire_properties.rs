@@ -25,7 +25,7 @@ const BOUNDS: Bounds = Bounds {
     reply_bytes_max: 40,
 };
 
-const KINDS: usize = 21;
+const KINDS: usize = 25;
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
@@ -621,6 +621,7 @@ struct Parts {
     value: Value,
     number: u32,
     flags: (bool, bool),
+    client: ClientId,
     bytes: Vec<u8>,
     values: Vec<u8>,
     replies: Vec<u8>,
@@ -707,6 +708,26 @@ impl Parts {
             18 => Message::Denied(self.proof.clone()),
             19 => Message::AskSettled { names },
             20 => Message::Settled { names },
+            21 => Message::NackAuth {
+                regency,
+                decree,
+                client: self.client,
+                bundle: value.0,
+            },
+            22 => Message::AckAuth {
+                regency,
+                decree,
+                bundle: value.0,
+            },
+            23 => Message::WantSignature {
+                regency,
+                bundle: value.0,
+            },
+            24 => Message::BundleSignature {
+                client: self.client,
+                bundle: value.0,
+                signature: self.claim.signature,
+            },
             _ => unreachable!("there are {KINDS} kinds"),
         }
     }
@@ -719,6 +740,7 @@ fn parts() -> impl Strategy<Value = Parts> {
         digest(),
         any::<u32>(),
         any::<(bool, bool)>(),
+        any::<[u8; 16]>(),
     );
     let bytes = (
         vec(any::<u8>(), 0..296),
@@ -746,6 +768,7 @@ fn parts() -> impl Strategy<Value = Parts> {
             value: Value(plain.2),
             number: plain.3,
             flags: plain.4,
+            client: ClientId(plain.5),
             bytes: bytes.0,
             values: bytes.1.iter().flat_map(|value| value.0).collect(),
             replies,

@@ -6,6 +6,7 @@
 //! | reply of a learner | one voice for its call; f+1 equal ones end the call |
 //! | regency in a reply | moves the belief who leads; f+1 replicas must be that far |
 //! | `Busy` of the believed leader | new calls wait, retries too, for at most one time-out |
+//! | `WantSignature` for a bundle that it sent with tags | its signature; if the believed leader asks, it signs all bundles until another leader is believed in, and sends again signed what it had sent with tags |
 //! | time-out of a call | sent again, *signed*, to all proposers and learners; backs off |
 //! | deadline of a call | `Unknown`; `Busy` if it was never sent |
 //!
@@ -27,7 +28,7 @@ use crate::batch::RequestKind;
 use crate::configuration::Configuration;
 use crate::machine::earlier;
 use crate::message::{Message, Outcome, Reply};
-use crate::types::{ClientId, NodeId, NodeSet, Regency, Seq, SessionId, Time};
+use crate::types::{ClientId, Digest, NodeId, NodeSet, Regency, Seq, SessionId, Time};
 
 /// What a client may choose for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,8 +140,11 @@ pub struct ClientCounters {
     pub busy: u64,
     /// Replies to calls that had ended already; each call gets n_l replies and ends with the (f+1)-th equal one.
     pub late: u64,
-    /// Replies from nodes that are no learners, to calls that were never sent, or of a kind that does not fit the call.
+    /// Replies from nodes that are no learners, to calls that were never sent, or of a kind that does not fit the call;
+    /// and wishes for signatures of bundles that it did not send lately.
     pub refused: u64,
+    /// Bundles that were sent with tags and signed because a node asked for it.
+    pub signed: u64,
     /// Messages with replies that could not be read, or that no client should get.
     pub malformed: u64,
 }
@@ -404,6 +408,10 @@ impl ClientCore {
                     self.counters.busy += 1;
                 }
             }
+            Message::WantSignature { regency, bundle } => {
+                self.hear_regency(now, from, *regency);
+                self.sign_bundle(now, from, *bundle, fx);
+            }
             _ => self.counters.malformed += 1,
         }
     }
@@ -471,8 +479,43 @@ impl ClientCore {
         if !self.belief.hear(from, regency) {
             return;
         }
-        // What the old leader has may be lost, and its patience is not the new one's.
+        // What the old leader has may be lost, and neither its patience nor its wish for signatures is the new one's.
         self.hold_until = Time(0);
+        self.sender.sign_for_now(false);
+        self.send_again(now);
+    }
+
+    /// Some acceptors cannot verify the tags of a bundle (PROTOCOL.md section 5.1). Whoever asks gets the signature of
+    /// what this client sent; but only the believed leader can make it sign everything.
+    fn sign_bundle(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        bundle: Digest,
+        fx: &mut dyn ClientEffects,
+    ) {
+        let client = self.client;
+        let Some(signature) = self.sender.signature(client, bundle) else {
+            self.counters.refused += 1;
+            return;
+        };
+        self.counters.signed += 1;
+        fx.send(
+            NodeSet::one(from),
+            &Message::BundleSignature {
+                client,
+                bundle,
+                signature,
+            },
+        );
+        if from == self.leader() && self.sender.sign_for_now(true) {
+            // The leader refuses what is tagged, and has dropped what waited.
+            self.send_again(now);
+        }
+    }
+
+    /// Everything that was sent is due again.
+    fn send_again(&mut self, now: Time) {
         for session in &mut self.sessions {
             for place in session.in_order(session.active & !session.unsent) {
                 session.calls[place].due = now;

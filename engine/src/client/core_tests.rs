@@ -43,15 +43,37 @@ struct Sink {
     identity: Arc<Identity>,
     left: Vec<Left>,
     bundles: usize,
+    /// The digest of the last bundle.
+    digest: Digest,
+    /// The bundles that were signed when a node asked, with whom they were sent to.
+    signed: Vec<(Vec<u16>, Digest)>,
     ended: Vec<(u64, Ended)>,
 }
 
 impl ClientEffects for Sink {
     fn send(&mut self, to: NodeSet, message: &Message<'_>) {
-        let Message::Submit { retry, bundle } = message else {
-            panic!("a client only submits: {message:?}")
-        };
         let (scope, limits) = (self.configuration.scope(), *self.configuration.limits());
+        if let Message::BundleSignature {
+            client,
+            bundle,
+            signature,
+        } = message
+        {
+            let claim = Signed {
+                signer: Party::Client(*client),
+                content: BundleClaim(*bundle),
+                signature: *signature,
+            };
+            claim
+                .check(&scope, &self.identity.public().sign)
+                .expect("the signature verifies");
+            let to = to.iter().map(|node| node.0).collect();
+            self.signed.push((to, *bundle));
+            return;
+        }
+        let Message::Submit { retry, bundle } = message else {
+            panic!("a client submits and signs, nothing else: {message:?}")
+        };
         let bundle = Bundle::parse(Pool::new(0).copy(bundle), &scope, &limits)
             .expect("a correct client's bundle");
         let view = bundle.view();
@@ -89,6 +111,7 @@ impl ClientEffects for Sink {
             }
         };
         self.bundles += 1;
+        self.digest = bundle.digest();
         self.left.extend(view.requests().map(|request| Left {
             to: to.iter().map(|node| node.0).collect(),
             retry: *retry,
@@ -160,6 +183,8 @@ impl Bed {
             identity,
             left: Vec::new(),
             bundles: 0,
+            digest: Digest::ZERO,
+            signed: Vec::new(),
             ended: Vec::new(),
         };
         Bed {
@@ -452,6 +477,62 @@ fn a_retry_is_signed_goes_to_everybody_and_backs_off() {
     bed.executed(0, 1, b"1");
     bed.executed(1, 1, b"1");
     assert_eq!(bed.ended(), [], "it has ended already");
+}
+
+impl Bed {
+    fn wants_signature(&mut self, from: u16, regency: u64, bundle: Digest) {
+        let regency = Regency(regency);
+        self.hears(from, &Message::WantSignature { regency, bundle });
+    }
+}
+
+#[test]
+fn a_client_signs_what_it_sent_and_nothing_else() {
+    let (mut bed, handle) = Bed::open();
+    bed.call(handle, b"incr", 5);
+    assert_eq!(bed.flush()[0].proof, "tags");
+    let sent = bed.sink.digest;
+    bed.wants_signature(0, 0, Digest([9; 32]));
+    assert_eq!(bed.sink.signed, [], "it never sent that");
+    assert_eq!(bed.core.counters().refused, 1);
+    // Somebody who does not lead gets the signature, but cannot make the client sign everything.
+    bed.wants_signature(3, 0, sent);
+    assert_eq!(bed.sink.signed, [(vec![3], sent)]);
+    bed.call(handle, b"incr", 6);
+    assert_eq!(bed.flush()[0].proof, "tags");
+}
+
+#[test]
+fn the_leader_can_make_a_client_sign_until_another_one_leads() {
+    let (mut bed, handle) = Bed::open();
+    bed.call(handle, b"incr", 5);
+    bed.flush();
+    let sent = bed.sink.digest;
+    bed.wants_signature(0, 0, sent);
+    bed.wants_signature(0, 0, sent);
+    assert_eq!(bed.sink.signed.len(), 2, "it may have been lost");
+    let again = bed.flush();
+    assert_eq!(again.len(), 1);
+    assert_eq!(
+        (again[0].proof, again[0].retry, again[0].seq),
+        ("signature", true, 1),
+        "what was sent with tags is sent again at once"
+    );
+    bed.call(handle, b"incr", 6);
+    assert_eq!(bed.flush()[0].proof, "signature");
+    for from in [1, 2] {
+        bed.hears(
+            from,
+            &Message::Busy {
+                regency: Regency(1),
+                retry_after_ms: 0,
+            },
+        );
+    }
+    bed.flush();
+    bed.call(handle, b"incr", 7);
+    let left = bed.flush();
+    assert_eq!((left[0].proof, &left[0].to), ("tags", &vec![1]));
 }
 
 #[test]

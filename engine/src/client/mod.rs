@@ -21,6 +21,7 @@ pub mod host;
 mod leader;
 mod sender;
 mod session;
+mod tagged;
 mod tally;
 
 use std::time::Duration;

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use twostep_crypto::{Identity, Scope};
+use twostep_crypto::{Identity, Scope, Signature};
 
 use super::ClientEffects;
 use super::core::AuthenticatorKeys;
 use super::session::Session;
-use crate::batch::{BundleWriter, RequestKind, request_bytes};
+use super::tagged::Tagged;
+use crate::batch::{BundleClaim, BundleWriter, RequestKind, request_bytes};
 use crate::configuration::{Admission, Configuration};
 use crate::message::Message;
-use crate::types::{ClientId, NodeSet};
+use crate::types::{ClientId, Digest, NodeSet, Party};
 
 /// How a bundle is to prove whose it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -27,8 +28,11 @@ pub(super) struct Sender {
     scope: Scope,
     identity: Arc<Identity>,
     keys: AuthenticatorKeys,
-    /// Whether everything is signed.
+    /// Whether everything is signed, always.
     signed: bool,
+    /// Whether everything is signed until another leader is believed in: the present one asked for it.
+    signed_for_now: bool,
+    sent: Tagged,
     /// The most bytes of a bundle without its proof, so that with it a body can hold it.
     bundle_bytes_max: usize,
     tagged: BundleWriter,
@@ -54,6 +58,8 @@ impl Sender {
                 - proof_bytes_max,
             tagged: BundleWriter::new(client),
             other: BundleWriter::new(client),
+            signed_for_now: false,
+            sent: Tagged::new(),
             configuration,
             identity,
             keys,
@@ -65,9 +71,28 @@ impl Sender {
     pub(super) fn proof(&self, kind: RequestKind) -> Proof {
         match self.configuration.admission() {
             Admission::Link if !self.signed => Proof::Link,
-            Admission::Mac if !self.signed && kind == RequestKind::Operation => Proof::Tags,
+            Admission::Mac
+                if !self.signed && !self.signed_for_now && kind == RequestKind::Operation =>
+            {
+                Proof::Tags
+            }
             _ => Proof::Signature,
         }
+    }
+
+    /// The signature of a bundle that was sent with tags; none if this client never sent it.
+    pub(super) fn signature(&mut self, client: ClientId, bundle: Digest) -> Option<Signature> {
+        let (scope, signing) = (&self.scope, self.identity.signing());
+        self.sent.signature(bundle, || {
+            let claim = signing.sign(scope, Party::Client(client), BundleClaim(bundle));
+            claim.signed().signature
+        })
+    }
+
+    /// Signs everything from now on, or until further notice no more than it must; true if that is a change.
+    pub(super) fn sign_for_now(&mut self, sign: bool) -> bool {
+        let before = std::mem::replace(&mut self.signed_for_now, sign);
+        before != sign
     }
 
     /// Adds a call to the bundle of its kind; says how many full bundles (0 or 1) had to be sent for that.
@@ -130,6 +155,9 @@ impl Sender {
             Proof::Link => writer.finish_bare(&self.scope),
         };
         fx.send(to, &Message::Submit { retry, bundle });
+        if proof == Proof::Tags {
+            self.sent.sent(writer.digest());
+        }
         writer.clear();
         1
     }

@@ -49,6 +49,7 @@ pub(super) struct EventCounts {
     bundles_proposed: u64,
     records: u64,
     regencies: u64,
+    doubts: u64,
     sent_again: [u64; 7],
 }
 
@@ -123,6 +124,11 @@ impl Effects for Sink<'_> {
                 debug!("refused what {from} said: {why}");
                 self.outbox.refuse(why.name());
             }
+            Event::Doubted { .. } => counts.doubts += 1,
+            Event::OnSignatures { client, for_good } => warn!(
+                "tags of client {client} are doubted by f+1 acceptors: it must sign {}",
+                if for_good { "from now on" } else { "until the next regency" }
+            ),
             Event::SentAgain(again) => counts.sent_again[place(again)] += 1,
             Event::Diverged { decree } => error!(
                 "DIVERGED at decree {decree}: the results differ from those of other learners; this node executes and \
@@ -163,6 +169,7 @@ impl EventCounts {
             ("proposals.bundles", self.bundles_proposed),
             ("records", self.records),
             ("regencies", self.regencies),
+            ("proposals.doubted", self.doubts),
         ]
         .into_iter()
         .chain(again)

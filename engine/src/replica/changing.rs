@@ -60,6 +60,7 @@ impl<R: Rules> Replica<R> {
         self.own_report = None;
         self.lead = Lead::Following;
         step.fx.observe(Event::Regency { regency });
+        self.forget_doubts(step);
         if let Some(proposer) = &mut self.proposer {
             proposer.step_down();
         }

@@ -39,9 +39,13 @@ impl<R: Rules> Replica<R> {
             step.fx.ask(Question::Retried(bundle.clone()));
         }
         if retry && self.election.is_some() {
+            self.must_sign(&bundle, step)?;
             return self.take_retry(bundle, step);
         }
         let proposes = self.proposes();
+        if proposes {
+            self.must_sign(&bundle, step)?;
+        }
         let Some(proposer) = self.proposer.as_mut().filter(|_| proposes) else {
             // A retry goes to everyone by rule; a first try that comes here learns who leads.
             return if retry {
@@ -115,7 +119,8 @@ impl<R: Rules> Replica<R> {
             Some(Err(Refusal::OutsideWindow)) if decree <= self.low => return Ok(()),
             _ => {}
         }
-        let voting = verdict == Some(Ok(Verdict::Vote));
+        let voting = verdict == Some(Ok(Verdict::Vote))
+            && !self.doubts_still(regency, decree, value, &body, step);
         // Under Must(v) at least f+1 correct acceptors voted v, and the first of them made the check; otherwise one bad
         // authenticator could block a recovery for ever (PROTOCOL.md section 3).
         let checking = voting
@@ -151,7 +156,10 @@ impl<R: Rules> Replica<R> {
                 self.keep_body(regency, decree, batch.clone(), step);
             }
             if voting {
-                authentic?;
+                if let Err(why) = authentic {
+                    self.doubt(regency, decree, batch, step);
+                    return Err(why);
+                }
                 self.vote(regency, decree, batch, step);
             }
         }
@@ -188,6 +196,7 @@ impl<R: Rules> Replica<R> {
             value,
         });
         acceptor.vote(regency, decree, batch);
+        self.end_doubt(decree);
         self.hold(Say::Accepted(regency, decree, value), step);
     }
 
@@ -226,7 +235,10 @@ impl<R: Rules> Replica<R> {
         if !self.configuration.acceptors().contains(from) {
             return Err(Refusal::Role);
         }
-        let learner = self.learner.as_mut().ok_or(Refusal::Role)?;
+        let vouched = self.hear_vote(from, regency, decree, value, step);
+        let Some(learner) = self.learner.as_mut() else {
+            return self.answered(vouched, decree);
+        };
         if !learner.open(decree) {
             // Votes beyond the learn quorum arrive after the decision: that is no fault.
             return if decree <= learner.learned() {

@@ -89,6 +89,7 @@ impl<R: Rules> Replica<R> {
                 self.low = low;
                 self.stored_low = Some(certificate);
                 self.kept.advance(low);
+                self.doubting.advance(low);
                 if let Some(acceptor) = &mut self.acceptor {
                     acceptor.advance(low);
                 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | the timer fires with work waiting | suspect |
 //! | a tracked request is overdue | suspect |
+//! | this leader's client does not sign what f+1 acceptors doubt ([`crate::complaint`]) | the leader suspects itself |
 //! | the leader says two values, a body that is no batch, or one of another value | suspect at once |
 //! | suspect | a signed vote, durable before it is said; said again until the regency is entered |
 //! | votes of f+1, of 2f+1 | amplify; enter |
@@ -82,17 +83,19 @@ impl<R: Rules> Replica<R> {
         if progress > election.progress {
             election.progress = progress;
             election.pacemaker.progressed(step.now, progress);
+            self.doubting.progressed(step.now, progress);
         }
-        election
-            .pacemaker
-            .waiting(step.now, !election.tracking.is_empty());
+        let waiting = !election.tracking.is_empty() || self.doubting.waits();
+        election.pacemaker.waiting(step.now, waiting);
+        let timeout = election.pacemaker.timeout();
         let patience = Patience {
-            time: election.pacemaker.timeout() * 4,
+            time: timeout * 4,
             decrees: self.configuration.limits().window,
         };
         let fired = election.pacemaker.fires(step.now);
         let overdue = election.tracking.overdue(step.now, progress, patience);
-        if fired || overdue {
+        let unsigned = self.doubting.gives_up(step.now, timeout / 2);
+        if fired || overdue || unsigned {
             self.suspect(step);
         }
         self.ask_learners(step);
