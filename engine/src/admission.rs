@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use twostep_crypto::{
-    Context, Identity, MacKey, PublicIdentity, Scope, Signature, Signed, Tag, VerifyingKey, WeakKey,
-    authenticator_key, verify_batch,
+    Context, Identity, MacKey, PublicIdentity, Scope, Signature, Signed, Tag, VerifyingKey,
+    WeakKey, authenticator_key, verify_batch,
 };
 
 use crate::batch::{Authenticator, BundleClaim, BundleView, TAG_BYTES};

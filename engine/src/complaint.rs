@@ -291,10 +291,7 @@ mod tests {
         let bundle = named(ALICE, 1);
         complaints.hear(NodeId(1), D, bundle);
         assert!(!complaints.wants_signature(bundle, Some(NodeId(1))));
-        assert_eq!(
-            complaints.hear(NodeId(2), D, bundle),
-            Consequence::Ask
-        );
+        assert_eq!(complaints.hear(NodeId(2), D, bundle), Consequence::Ask);
         assert!(!complaints.wants_signature(bundle, None), "not yet asked");
         assert!(complaints.may_ask(bundle, D, Time(5), PAUSE));
         assert!(!complaints.may_ask(bundle, D, Time(14), PAUSE));

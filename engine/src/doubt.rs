@@ -144,12 +144,7 @@ impl Doubt {
 
     /// Whether a signature of this client's bundle, sent by `from`, is worth a check. A client itself is `None`.
     #[must_use]
-    pub fn wants_signature(
-        &self,
-        client: ClientId,
-        bundle: &Digest,
-        from: Option<NodeId>,
-    ) -> bool {
+    pub fn wants_signature(&self, client: ClientId, bundle: &Digest, from: Option<NodeId>) -> bool {
         self.doubted.iter().any(|doubted| {
             let trusted = from.map_or(!doubted.forged_by_client, |node| {
                 !doubted.forgers.contains(node)
@@ -297,16 +292,18 @@ mod tests {
     fn a_signature_settles_its_bundle() {
         let bundles = [bundle(1, 1), bundle(2, 1)];
         let mut doubt = doubt(&bundles, &[1]);
-        let (client, one, two) = (
-            ClientId([1; 16]),
-            bundles[0].digest(),
-            bundles[1].digest(),
-        );
+        let (client, one, two) = (ClientId([1; 16]), bundles[0].digest(), bundles[1].digest());
         assert!(doubt.wants_signature(client, &one, Some(A)));
-        assert!(!doubt.wants_signature(client, &two, Some(A)), "it is verified");
+        assert!(
+            !doubt.wants_signature(client, &two, Some(A)),
+            "it is verified"
+        );
         assert!(!doubt.wants_signature(ClientId([2; 16]), &one, Some(A)));
         doubt.forged(&one, Some(A));
-        assert!(!doubt.wants_signature(client, &one, Some(A)), "it lied before");
+        assert!(
+            !doubt.wants_signature(client, &one, Some(A)),
+            "it lied before"
+        );
         assert!(doubt.wants_signature(client, &one, Some(B)));
         doubt.signed(&two);
         assert!(!doubt.is_settled());

@@ -543,8 +543,16 @@ impl<R: Rules> Machine for Replica<R> {
             Lead::Gathering(gathering) => gathering.resend.at(),
             Lead::Following | Lead::Leading => None,
         };
-        [proposer, acceptor, claim, election, gathering, doubts, self.pull.at]
-            .into_iter()
-            .fold(Some(self.status_at), earlier)
+        [
+            proposer,
+            acceptor,
+            claim,
+            election,
+            gathering,
+            doubts,
+            self.pull.at,
+        ]
+        .into_iter()
+        .fold(Some(self.status_at), earlier)
     }
 }

@@ -16,8 +16,10 @@ use twostep_engine::configuration::Configuration;
 use twostep_engine::message::Message;
 use twostep_engine::types::{ClientId, Decree, NodeId, NodeSet, SessionId, Time};
 use twostep_engine::wire;
-use twostep_net::pool::{Body, Pool};
+use twostep_net::pool::Pool;
 
+use crate::actors::clients::{ClientLiar, Saying};
+use crate::actors::plot::Lies;
 use crate::checkers::history::Counter;
 use crate::plan::ClientPlan;
 use crate::random::Random;
@@ -75,15 +77,8 @@ pub struct Tallies {
 /// Something that a client did.
 #[derive(Debug)]
 pub enum Act {
-    /// It sent a message to these nodes.
-    Send {
-        /// To whom.
-        to: NodeSet,
-        /// The message in wire form.
-        bytes: Body,
-        /// The bundle in it.
-        bundle: Bundle,
-    },
+    /// It sent a message to some nodes.
+    Send(Saying),
     /// It was told that its call added to a counter.
     Counted {
         /// In which decree.
@@ -114,6 +109,9 @@ struct Collector {
     scratch: Vec<u8>,
     acts: Vec<Act>,
     ends: Vec<End>,
+    liar: Option<ClientLiar>,
+    /// Whom the core takes for the leader.
+    leader: NodeId,
 }
 
 #[derive(Debug)]
@@ -144,22 +142,28 @@ enum How {
 
 impl ClientEffects for Collector {
     fn send(&mut self, to: NodeSet, message: &Message<'_>) {
+        if let Some(liar) = &mut self.liar {
+            let said = liar.alter(to, message, self.leader, &self.pool);
+            self.acts.extend(said.into_iter().map(Act::Send));
+            return;
+        }
         self.scratch.clear();
         wire::encode(message, &mut self.scratch);
-        let Message::Submit { bundle, .. } = message else {
-            panic!("a client says nothing but Submit");
+        let bundle = match message {
+            Message::Submit { bundle, .. } => {
+                let scope = self.configuration.scope();
+                let bytes = self.pool.copy(bundle);
+                let bundle = Bundle::parse(bytes, &scope, self.configuration.limits());
+                Some(bundle.expect("a client makes well-formed bundles"))
+            }
+            Message::BundleSignature { .. } => None,
+            _ => panic!("a client submits and signs, nothing else"),
         };
-        let bundle = Bundle::parse(
-            self.pool.copy(bundle),
-            &self.configuration.scope(),
-            self.configuration.limits(),
-        )
-        .expect("a client makes well-formed bundles");
-        self.acts.push(Act::Send {
+        self.acts.push(Act::Send(Saying {
             to,
             bytes: self.pool.copy(&self.scratch),
             bundle,
-        });
+        }));
     }
 
     fn opened(
@@ -199,7 +203,8 @@ impl ClientEffects for Collector {
 }
 
 impl SimClient {
-    /// The client at `place`, linked to every node. It opens its sessions at its first turn.
+    /// The client at `place`, linked to every node; `strategy` is how it lies, if it does
+    /// ([`crate::actors::clients`]). It opens its sessions at its first turn.
     ///
     /// # Panics
     /// If the keys of the configuration are unusable, which those of the simulator are not.
@@ -208,11 +213,13 @@ impl SimClient {
         configuration: &Arc<Configuration>,
         plan: ClientPlan,
         place: usize,
+        strategy: Option<&str>,
         pool: &Pool,
         seed: u64,
     ) -> SimClient {
         let mut random = Random::fork(seed, &format!("client {place}"));
         let identity = client_identity(place);
+        let liar = strategy.map(|name| ClientLiar::new(name, place, configuration, &identity));
         let keys = AuthenticatorKeys::derive(configuration, &identity)
             .expect("the simulator's keys are sound");
         let tuning = ClientTuning {
@@ -251,6 +258,8 @@ impl SimClient {
                 scratch: Vec::new(),
                 acts: Vec::new(),
                 ends: Vec::new(),
+                liar,
+                leader: NodeId(0),
             },
         }
     }
@@ -259,6 +268,25 @@ impl SimClient {
     #[must_use]
     pub fn id(&self) -> ClientId {
         self.core.client()
+    }
+
+    /// Whether it lies.
+    #[must_use]
+    pub fn is_liar(&self) -> bool {
+        self.fx.liar.is_some()
+    }
+
+    /// Its strategy, and how often it lied.
+    #[must_use]
+    pub fn lies(&self) -> Option<(&'static str, Lies)> {
+        self.fx.liar.as_ref().map(ClientLiar::lies)
+    }
+
+    /// A node takes in what it said.
+    pub fn arrived(&mut self, bytes: &[u8]) {
+        if let Some(liar) = &mut self.fx.liar {
+            liar.arrived(bytes);
+        }
     }
 
     /// How its calls ended so far.
@@ -326,6 +354,7 @@ impl SimClient {
                 self.call(handle, now);
             }
         }
+        self.fx.leader = self.core.leader();
         self.core.flush(now, &mut self.fx);
         self.settle(now);
     }

@@ -11,6 +11,7 @@ use twostep_engine::configuration::{Limits, Roles, Tuning};
 use twostep_engine::quorum::FaultModel;
 use twostep_engine::types::{NodeId, NodeSet};
 
+use crate::actors::clients::ClientActor;
 use crate::actors::troupe::Actor;
 use crate::disk::{Fate, SyncProfile};
 use crate::network::LinkProfile;
@@ -30,7 +31,7 @@ pub struct SimOptions {
     pub leader_stops: bool,
     /// Whether nodes lie.
     pub faults: Faults,
-    /// A strategy of [`crate::actors`] that some node plays in every seed in which nodes lie.
+    /// A strategy of [`crate::actors`] that some node, or client, plays in every seed in which nodes lie.
     pub strategy: Option<&'static str>,
 }
 
@@ -113,6 +114,8 @@ pub struct Plan {
     pub faults: Vec<Fault>,
     /// Who lies, and how.
     pub actors: Vec<Actor>,
+    /// Which clients lie, and how.
+    pub client_actors: Vec<ClientActor>,
 }
 
 /// How many clients there are and what they do.
@@ -258,6 +261,7 @@ impl Plan {
             clients,
             faults,
             actors: Vec::new(),
+            client_actors: Vec::new(),
         }
     }
 
@@ -290,7 +294,16 @@ impl Plan {
             },
             faults: Vec::new(),
             actors: Vec::new(),
+            client_actors: Vec::new(),
         }
+    }
+
+    /// How a client lies, if it does.
+    #[must_use]
+    pub fn strategy_of(&self, client: usize) -> Option<&'static str> {
+        let mut actors = self.client_actors.iter();
+        let actor = actors.find(|actor| actor.client == client)?;
+        Some(actor.strategy)
     }
 
     /// How long it may take until everything is at rest once no client calls any more:

@@ -172,7 +172,10 @@ impl<'c> World<'c> {
         let classes = Classes::of(plan.model, plan.f);
         let pool = Pool::default();
         let clients: Vec<SimClient> = (0..plan.clients.count)
-            .map(|place| SimClient::new(&configuration, plan.clients, place, &pool, seed))
+            .map(|place| {
+                let strategy = plan.strategy_of(place);
+                SimClient::new(&configuration, plan.clients, place, strategy, &pool, seed)
+            })
             .collect();
         let mut history = HistoryChecker::default();
         for (operation, counter) in clients.iter().flat_map(SimClient::operations) {

@@ -20,9 +20,18 @@ const TABLE: [(FaultModel, Row); 6] = [
         FaultModel::Fab,
         [3, 16, 10, 10, 13, 13, 7, 4, 4, 7, 7, 4, 4, 7],
     ),
-    (FaultModel::Crash, [1, 3, 3, 3, 2, 2, 1, 1, 1, 2, 2, 1, 1, 0]),
-    (FaultModel::Crash, [2, 5, 5, 5, 3, 3, 1, 1, 1, 3, 3, 1, 1, 0]),
-    (FaultModel::Crash, [3, 7, 7, 7, 4, 4, 1, 1, 1, 4, 4, 1, 1, 0]),
+    (
+        FaultModel::Crash,
+        [1, 3, 3, 3, 2, 2, 1, 1, 1, 2, 2, 1, 1, 0],
+    ),
+    (
+        FaultModel::Crash,
+        [2, 5, 5, 5, 3, 3, 1, 1, 1, 3, 3, 1, 1, 0],
+    ),
+    (
+        FaultModel::Crash,
+        [3, 7, 7, 7, 4, 4, 1, 1, 1, 4, 4, 1, 1, 0],
+    ),
 ];
 
 fn row(quorums: &Quorums) -> Row {

@@ -9,7 +9,8 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use twostep_engine::quorum::FaultModel;
-use twostep_tests::actors::{STRATEGIES, by_name};
+use twostep_tests::actors::STRATEGIES;
+use twostep_tests::actors::clients::CLIENT_STRATEGIES;
 use twostep_tests::plan::{Faults, SimOptions};
 use twostep_tests::runner::{SeedReport, SimReport, run_range, run_seed, trace};
 use twostep_tests::topology::Topology;
@@ -86,10 +87,11 @@ fn seeds(text: &str) -> Result<Range<u64>, String> {
 }
 
 fn strategy(text: &str) -> Result<&'static str, String> {
-    let names = || STRATEGIES.map(|entry| entry.name).join(", ");
-    by_name(text)
-        .map(|entry| entry.name)
-        .ok_or_else(|| format!("expected one of {}", names()))
+    let nodes = STRATEGIES.iter().map(|entry| entry.name);
+    let clients = CLIENT_STRATEGIES.iter().map(|entry| entry.name);
+    let names: Vec<&'static str> = nodes.chain(clients).collect();
+    let found = names.iter().find(|name| **name == text).copied();
+    found.ok_or_else(|| format!("expected one of {}", names.join(", ")))
 }
 
 /// Runs the seeds; ends with status 0 if nothing was violated and nothing stalled.

@@ -487,13 +487,7 @@ impl ClientCore {
 
     /// Some acceptors cannot verify the tags of a bundle (PROTOCOL.md section 5.1). Whoever asks gets the signature of
     /// what this client sent; but only the believed leader can make it sign everything.
-    fn sign_bundle(
-        &mut self,
-        now: Time,
-        from: NodeId,
-        bundle: Digest,
-        fx: &mut dyn ClientEffects,
-    ) {
+    fn sign_bundle(&mut self, now: Time, from: NodeId, bundle: Digest, fx: &mut dyn ClientEffects) {
         let client = self.client;
         let Some(signature) = self.sender.signature(client, bundle) else {
             self.counters.refused += 1;

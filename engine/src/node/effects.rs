@@ -127,7 +127,11 @@ impl Effects for Sink<'_> {
             Event::Doubted { .. } => counts.doubts += 1,
             Event::OnSignatures { client, for_good } => warn!(
                 "tags of client {client} are doubted by f+1 acceptors: it must sign {}",
-                if for_good { "from now on" } else { "until the next regency" }
+                if for_good {
+                    "from now on"
+                } else {
+                    "until the next regency"
+                }
             ),
             Event::SentAgain(again) => counts.sent_again[place(again)] += 1,
             Event::Diverged { decree } => error!(

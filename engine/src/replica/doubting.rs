@@ -68,11 +68,7 @@ impl Doubting {
         let (vouch, nodes) = (configuration.quorums().vouch, configuration.members().len());
         let judged = configuration.admission() != Admission::Link;
         Doubting {
-            doubts: Window::new(
-                Decree::NONE,
-                configuration.limits().window,
-                Slot::default,
-            ),
+            doubts: Window::new(Decree::NONE, configuration.limits().window, Slot::default),
             open: 0,
             complaints: (proposes && judged).then(|| Complaints::new(vouch, nodes)),
         }
@@ -124,7 +120,11 @@ impl Doubting {
 
     fn recount(&mut self) {
         if self.open > 0 {
-            let open = |decree: &Decree| self.doubts.get(*decree).is_some_and(|slot| slot.0.is_some());
+            let open = |decree: &Decree| {
+                self.doubts
+                    .get(*decree)
+                    .is_some_and(|slot| slot.0.is_some())
+            };
             self.open = self.doubts.decrees().filter(open).count();
         }
     }
@@ -460,10 +460,11 @@ impl<R: Rules> Replica<R> {
             .as_ref()
             .is_some_and(|complaints| complaints.wants_signature(named, node));
         if doubted.is_empty() && !wanted {
-            return match node {
-                // The leader tells everyone, whether they doubt or not.
-                Some(_) => Ok(()),
-                None => Err(Refusal::Unasked),
+            // The leader tells everyone, whether they doubt or not, and a client whose tags are refused was asked.
+            return if node.is_some() || self.doubting.on_signatures(client) {
+                Ok(())
+            } else {
+                Err(Refusal::Unasked)
             };
         }
         if let Err(why) = self.gate.check_signature(client, bundle, signature) {

@@ -252,6 +252,42 @@ impl Strategy for Stale {
     }
 }
 
+/// Proposes bundles of honest clients with tags that only one acceptor can verify, and never asks for signatures.
+pub struct TagSpoiler;
+
+impl Strategy for TagSpoiler {
+    fn say(&mut self, to: To, message: &Message<'_>, mouth: &mut Mouth<'_>) -> bool {
+        match (to, message) {
+            (To::Client(_), Message::WantSignature { .. }) => {
+                mouth.withhold(to);
+                true
+            }
+            (
+                To::Nodes(to),
+                Message::Propose {
+                    regency,
+                    decree,
+                    value,
+                    body,
+                },
+            ) => {
+                let Some(spoilt) = mouth.means.with_bad_tags(body) else {
+                    return false;
+                };
+                let message = Message::Propose {
+                    regency: *regency,
+                    decree: *decree,
+                    value: *value,
+                    body: spoilt,
+                };
+                mouth.lie(to, &message);
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
 /// Is deaf for some clients while it leads.
 pub struct Censor;
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use twostep_crypto::{Identity, Scope, Signable, Signed};
-use twostep_engine::batch::{Batch, Bundle, Malformed};
+use twostep_engine::batch::{Authenticator, Batch, Bundle, Malformed, TAG_BYTES};
 use twostep_engine::configuration::Configuration;
 use twostep_engine::machine::{Effects, Event, Input, Machine, Question, Record, To, earlier};
 use twostep_engine::message::Message;
@@ -115,6 +115,28 @@ impl Means {
     #[must_use]
     pub fn noop(&self) -> Batch {
         Batch::noop(&self.scope)
+    }
+
+    /// The same batch, in which every tag is wrong but that of one acceptor; none if it holds no tags. The value does not
+    /// cover them.
+    #[must_use]
+    pub fn with_bad_tags(&self, body: &Body) -> Option<Body> {
+        let limits = self.configuration.limits();
+        let parsed = Batch::parse(body.clone(), &self.scope, limits, |_, _| {
+            Ok::<(), Malformed>(())
+        });
+        let mut bytes = body.to_vec();
+        let mut at = body.len() - parsed.as_ref().ok()?.bundles_len();
+        let mut spoilt = false;
+        for view in parsed.ok()?.bundles() {
+            at += view.encoded().len();
+            if let Authenticator::Mac(tags) = view.authenticator {
+                spoilt = true;
+                let places = (1..tags.len() / TAG_BYTES).map(|place| at - place * TAG_BYTES);
+                places.for_each(|tag| bytes[tag] ^= 1);
+            }
+        }
+        spoilt.then(|| self.pool.copy(&bytes))
     }
 
     /// Whose bundle this is.

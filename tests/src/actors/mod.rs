@@ -2,7 +2,7 @@
 //!
 //! A [`liar::Liar`] is a [`twostep_engine::machine::Machine`]. Its strategies see what the replica inside hears and
 //! is about to say, and say something else in its place, or nothing. All liars of a world collude
-//! ([`plot::Plot`]). In real processes each lies alone ([`live`]).
+//! ([`plot::Plot`]). In real processes each lies alone ([`live`]). Clients lie too: [`clients`].
 //!
 //! | strategy | role | what it does | what bears it (PROTOCOL.md) |
 //! |---|---|---|---|
@@ -22,8 +22,10 @@
 //! | `censoring-leader` | proposer | is deaf for some clients | overdue requests (4) |
 //! | `slow-leader` | proposer | proposes once in 1.01 T | the timer (4) |
 //! | `twins` | any | two copies of the node, each true to the part of the network that it hears | one key counts once (2, 3) |
+//! | `tag-spoiler` | proposer | spoils the tags of what it proposes, for all acceptors but one | a leader change; signed retries (5.1) |
 //! | `flooder` | any | votes, gathers, far decrees, states without end | bounded state (3, 4) |
 
+pub mod clients;
 pub mod electing;
 pub mod leading;
 pub mod learning;
@@ -74,7 +76,7 @@ pub struct Entry {
 }
 
 /// All strategies.
-pub const STRATEGIES: [Entry; 17] = [
+pub const STRATEGIES: [Entry; 18] = [
     entry("silent", any, || Box::new(voting::Silent)),
     entry("equivocating-leader", proposer, || {
         Box::new(leading::Equivocator::split())
@@ -108,6 +110,7 @@ pub const STRATEGIES: [Entry; 17] = [
     }),
     entry("censoring-leader", proposer, || Box::new(leading::Censor)),
     entry("slow-leader", proposer, || Box::<leading::Slow>::default()),
+    entry("tag-spoiler", proposer, || Box::new(leading::TagSpoiler)),
     entry("flooder", any, || Box::<electing::Flooder>::default()),
     entry("twins", any, || Box::<twins::Twins>::default()),
 ];

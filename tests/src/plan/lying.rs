@@ -1,4 +1,4 @@
-//! Worlds in which nodes lie, and leaders have trouble that is not their fault.
+//! Worlds in which nodes and clients lie, and leaders have trouble that is not their fault.
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use twostep_engine::quorum::FaultModel;
 use twostep_engine::types::NodeId;
 
 use super::{Fault, FaultKind, Frame, OPERATIONS_MIN, Plan, Trouble};
+use crate::actors::clients::{CLIENT_STRATEGIES, ClientActor, client_by_name};
 use crate::actors::troupe::Actor;
 use crate::actors::{STRATEGIES, by_name};
 use crate::random::Random;
@@ -46,6 +47,7 @@ pub(super) fn draw(frame: &Frame, strategy: Option<&'static str>, seed: u64) -> 
         FaultKind::Cut { .. } | FaultKind::Leader { .. } => true,
     });
     plan.actors = liars(random, frame, plan.topology, stopped, strategy);
+    plan.client_actors = lying_clients(seed, plan.clients.count, strategy);
     plan
 }
 
@@ -138,4 +140,26 @@ fn liars(
         });
     }
     actors
+}
+
+/// In a third of the worlds one or two clients lie, the last ones; where one strategy is asked for, that one or none.
+fn lying_clients(seed: u64, clients: usize, strategy: Option<&'static str>) -> Vec<ClientActor> {
+    let random = &mut Random::fork(seed, "lying clients");
+    let wanted = strategy.and_then(client_by_name);
+    let lie = wanted.is_some() || (strategy.is_none() && random.chance(333));
+    if !lie {
+        return Vec::new();
+    }
+    let count = usize::try_from(random.between(1, 2)).expect("small");
+    let mut play = || {
+        wanted
+            .unwrap_or_else(|| random.pick(&CLIENT_STRATEGIES))
+            .name
+    };
+    (clients - count..clients)
+        .map(|client| ClientActor {
+            client,
+            strategy: play(),
+        })
+        .collect()
 }

@@ -6,6 +6,7 @@ use twostep_net::pool::Body;
 
 use super::queue::Happening;
 use super::{Observed, Sight, World};
+use crate::actors::clients::Saying;
 use crate::checkers::{Finding, Property};
 use crate::client::Act;
 use crate::describe;
@@ -83,19 +84,23 @@ impl World<'_> {
         self.clients[client].take_acts(&mut acts);
         for act in acts.drain(..) {
             match act {
-                Act::Send { to, bytes, bundle } => {
-                    self.order.submitted(&bundle.view());
+                Act::Send(Saying { to, bytes, bundle }) => {
+                    if let Some(bundle) = &bundle {
+                        self.order.submitted(&bundle.view());
+                    }
                     self.trace.line(self.now, || {
-                        let operations = bundle.view().count;
-                        format!(
-                            "c{client} says to {}: Submit {operations}",
-                            describe::nodes(to)
-                        )
+                        let what = match &bundle {
+                            Some(bundle) => format!("Submit {}", bundle.view().count),
+                            None => "BundleSignature".to_owned(),
+                        };
+                        format!("c{client} says to {}: {what}", describe::nodes(to))
                     });
                     for node in to.iter() {
                         self.send(End::Client(client), End::Node(node), &bytes);
                     }
                 }
+                // What becomes of the calls of a liar is its own business.
+                Act::Counted { .. } | Act::Nonsense { .. } if self.clients[client].is_liar() => {}
                 Act::Counted {
                     decree,
                     counter,

@@ -80,6 +80,11 @@ impl World<'_> {
         {
             self.cast.arrived(from, bytes);
         }
+        if let End::Client(client) = from
+            && !self.byzantine.contains(node)
+        {
+            self.clients[client].arrived(bytes);
+        }
         if let Message::Submit {
             retry: true,
             bundle,

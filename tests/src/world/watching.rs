@@ -103,16 +103,20 @@ impl<'c> World<'c> {
         self.configuration.learners().iter().filter(live).collect()
     }
 
-    /// Calls and Opens of all clients that have not ended.
+    /// Calls and Opens of all clients that do not lie that have not ended.
     #[must_use]
     pub fn unresolved(&self) -> usize {
-        self.clients.iter().map(SimClient::unresolved).sum()
+        self.honest_clients().map(SimClient::unresolved).sum()
     }
 
-    /// Whether all sessions of all clients are open.
+    /// Whether all sessions of all clients that do not lie are open.
     #[must_use]
     pub fn sessions_open(&self) -> bool {
-        self.clients.iter().all(SimClient::is_open)
+        self.honest_clients().all(SimClient::is_open)
+    }
+
+    fn honest_clients(&self) -> impl Iterator<Item = &SimClient> {
+        self.clients.iter().filter(|client| !client.is_liar())
     }
 
     /// How the calls of all clients ended.
@@ -148,7 +152,7 @@ impl<'c> World<'c> {
 
     /// How long every correct learner may take to learn a new decree, from when the links have healed and a correct
     /// proposer knows of work: (f+1)·(2T + 12δ), where T is the longest time-out of a correct node now and δ the
-    /// longest time of one hop.
+    /// longest time of one hop. Every client that lies may cost one leader more (section 5.1).
     #[must_use]
     pub fn progress_bound(&self) -> Duration {
         let correct = self.correct_proposers();
@@ -157,7 +161,8 @@ impl<'c> World<'c> {
             .map(|node| self.hosts[usize::from(node.0)].timeout);
         let timeout = timeouts.max().expect("some proposer is correct");
         let hop = Duration::from_nanos(self.network.healed_delay_max_ns());
-        let leaders = u32::try_from(self.plan.f + 1).expect("few faults");
+        let leaders =
+            u32::try_from(self.plan.f + 1 + self.plan.client_actors.len()).expect("few faults");
         (timeout * 2 + hop * 12) * leaders
     }
 
@@ -173,7 +178,7 @@ impl<'c> World<'c> {
         }
         let doublings = u32::try_from(self.regencies.len().min(6)).expect("at most 6");
         let longest = plan.tuning.t0 * (1 << doublings);
-        let leaders = u32::try_from(plan.f + 1).expect("few faults");
+        let leaders = u32::try_from(plan.f + 1 + plan.client_actors.len()).expect("few faults");
         plan.rest_bound()
             + (plan.clients.retry_max + longest * 4 + plan.tuning.t0 * 4) * leaders * 4
     }
@@ -187,7 +192,13 @@ impl<'c> World<'c> {
     /// How often which strategy lied.
     #[must_use]
     pub fn lies(&self) -> BTreeMap<&'static str, Lies> {
-        self.cast.lies()
+        let mut lies = self.cast.lies();
+        for (name, told) in self.clients.iter().filter_map(SimClient::lies) {
+            let sum = lies.entry(name).or_default();
+            sum.sent += told.sent;
+            sum.received += told.received;
+        }
+        lies
     }
 
     /// How many events happened.
