@@ -36,7 +36,8 @@ fn plan(f: usize, topology: Topology) -> Plan {
 /// How long it takes until every client has its session when the first f leaders ignore half of them. Their Opens are
 /// the calls that are censored; with `others_call`, those who are served keep calling meanwhile.
 fn ignored_for(f: usize, topology: Topology, others_call: bool) -> Duration {
-    let ignored = |client: &usize| client_identity(*client).public().client_id().0[0] % 2 == 0;
+    let ignored =
+        |client: &usize| client_identity(*client).public().client_id().0[0].is_multiple_of(2);
     let count = (0..CLIENTS).filter(ignored).count();
     assert!(
         (1..CLIENTS).contains(&count),
