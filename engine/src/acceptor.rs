@@ -11,91 +11,23 @@
 //! values cannot both be learned in one regency. *Anchoring* across regencies rests on the report being a
 //! promise for every lower regency: [`vote_rule`] refuses anything below it.
 //!
-//! [`vote_rule`] is a pure function of one slot, so that the exhaustive model runs the production rule.
 //! Cost: one record and one message to each learner per decree; one signature per leader change, none before.
+//!
+//! [`vote_rule`]: crate::rules::vote_rule
 
 use std::time::Duration;
 
 use crate::batch::Batch;
 use crate::machine::Refusal;
 use crate::message::ReportedVote;
-use crate::quorum::{Choice, Quorums, Reported, select};
+use crate::quorum::{Choice, Reported};
 use crate::resend::{Earliest, Resend};
+use crate::rules::Ballot;
+// Their old place, until nobody looks for them here.
+pub use crate::rules::{Rules, Standard, Verdict};
 use crate::types::{Decree, Regency, Time, Value};
 use crate::voucher::Plan;
 use crate::window::{Reset, Window};
-
-/// What the vote rule looks at: the acceptor's promise and one slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ballot {
-    /// The regency that the acceptor promised: it votes in no lower one.
-    pub promised: Regency,
-    /// What the plan of that regency says of the decree; `None` while the plan is not held.
-    pub plan: Option<Choice>,
-    /// The acceptor's newest vote for the decree.
-    pub vote: Option<Reported>,
-}
-
-/// What an acceptor does about a proposal that it does not refuse.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Make the vote durable, then tell the learners.
-    Vote,
-    /// The vote stands already: just tell the learners again.
-    Again,
-}
-
-/// The vote rule for one open decree (PROTOCOL.md section 3, "Acceptor on Propose(r, d, v)").
-///
-/// # Errors
-/// Why the acceptor does not vote.
-pub fn vote_rule(ballot: &Ballot, regency: Regency, value: Value) -> Result<Verdict, Refusal> {
-    if regency < ballot.promised {
-        return Err(Refusal::OldRegency);
-    }
-    let plan = ballot
-        .plan
-        .filter(|_| regency == ballot.promised)
-        .ok_or(Refusal::NoPlan)?;
-    if let Choice::Must(bound) = plan
-        && bound != value
-    {
-        return Err(Refusal::AgainstPlan);
-    }
-    match ballot.vote {
-        Some(vote) if vote.psn == regency && vote.value != value => Err(Refusal::SecondValue),
-        Some(vote) if vote.psn == regency => Ok(Verdict::Again),
-        _ => Ok(Verdict::Vote),
-    }
-}
-
-/// The rules of which the tests hold deliberately wrong versions.
-pub trait Rules {
-    /// See [`vote_rule`].
-    ///
-    /// # Errors
-    /// Why the acceptor does not vote.
-    fn vote(&self, ballot: &Ballot, regency: Regency, value: Value) -> Result<Verdict, Refusal> {
-        vote_rule(ballot, regency, value)
-    }
-
-    /// How many equal votes decide; see [`Quorums::learn`].
-    fn learn(&self, quorums: &Quorums) -> usize {
-        quorums.learn
-    }
-
-    /// What the reports of a voucher bind; see [`select`]. The exhaustive model asks this; a replica's plans call
-    /// [`select`] themselves, since validity of a voucher depends on nothing but its bytes and the configuration.
-    fn select(&self, quorums: &Quorums, reports: &[Option<Reported>]) -> Choice {
-        select(quorums, reports)
-    }
-}
-
-/// The rules of PROTOCOL.md.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Standard;
-
-impl Rules for Standard {}
 
 /// The state of one acceptor.
 #[derive(Debug)]
@@ -299,69 +231,6 @@ mod tests {
 
     const A: Value = Value(Digest([1; 32]));
     const B: Value = Value(Digest([2; 32]));
-
-    fn ballot(promised: u64, plan: Option<Choice>, vote: Option<(u64, Value)>) -> Ballot {
-        let vote = vote.map(|(psn, value)| Reported {
-            psn: Regency(psn),
-            value,
-        });
-        Ballot {
-            promised: Regency(promised),
-            plan,
-            vote,
-        }
-    }
-
-    #[test]
-    fn one_value_per_regency() {
-        let free = Some(Choice::Free);
-        assert_eq!(
-            vote_rule(&ballot(0, free, None), Regency(0), A),
-            Ok(Verdict::Vote)
-        );
-        assert_eq!(
-            vote_rule(&ballot(0, free, Some((0, A))), Regency(0), A),
-            Ok(Verdict::Again)
-        );
-        assert_eq!(
-            vote_rule(&ballot(0, free, Some((0, A))), Regency(0), B),
-            Err(Refusal::SecondValue)
-        );
-        assert_eq!(
-            vote_rule(&ballot(1, free, Some((0, A))), Regency(1), B),
-            Ok(Verdict::Vote)
-        );
-    }
-
-    #[test]
-    fn a_report_promises_every_lower_regency() {
-        // PROTOCOL.md section 6, S1: the printed rule lets an acceptor without a vote still accept psn 0.
-        assert_eq!(
-            vote_rule(&ballot(1, Some(Choice::Free), None), Regency(0), A),
-            Err(Refusal::OldRegency)
-        );
-    }
-
-    #[test]
-    fn no_vote_without_the_plan_or_against_it() {
-        assert_eq!(
-            vote_rule(&ballot(1, None, None), Regency(1), A),
-            Err(Refusal::NoPlan)
-        );
-        assert_eq!(
-            vote_rule(&ballot(1, Some(Choice::Free), None), Regency(2), A),
-            Err(Refusal::NoPlan)
-        );
-        let must = Some(Choice::Must(A));
-        assert_eq!(
-            vote_rule(&ballot(1, must, Some((0, B))), Regency(1), B),
-            Err(Refusal::AgainstPlan)
-        );
-        assert_eq!(
-            vote_rule(&ballot(1, must, Some((0, B))), Regency(1), A),
-            Ok(Verdict::Vote)
-        );
-    }
 
     fn noop() -> Batch {
         use crate::types::{ClusterId, Epoch};

@@ -14,6 +14,7 @@ use twostep_crypto::{
 use crate::batch::{Authenticator, BundleClaim, BundleView, TAG_BYTES};
 use crate::configuration::{Admission, Configuration};
 use crate::machine::Refusal;
+use crate::signatures::{Checked, Signatures};
 use crate::types::{ClientId, Digest, NodeId, Party};
 
 /// The clients that a node knows, by id.
@@ -68,6 +69,7 @@ pub struct Gate {
     /// The length of a complete set of tags: one for each voting node. Bytes.
     tags_bytes: usize,
     clients: BTreeMap<ClientId, ClientKeys>,
+    checked: Checked,
 }
 
 #[derive(Debug)]
@@ -112,7 +114,14 @@ impl Gate {
             place,
             tags_bytes: configuration.voting().len() * TAG_BYTES,
             clients,
+            checked: Checked::default(),
         })
+    }
+
+    /// The signatures that it checked.
+    #[must_use]
+    pub fn checked(&self) -> Signatures {
+        self.checked.get()
     }
 
     /// Begins the check of the bundles of one batch.
@@ -187,6 +196,9 @@ impl Checker<'_> {
         if self.signed.is_empty() {
             return Ok(());
         }
+        self.gate
+            .checked
+            .count(|checked| checked.bundles += self.signed.len() as u64);
         let results = verify_batch(&self.gate.scope, self.signed);
         results
             .into_iter()

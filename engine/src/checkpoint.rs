@@ -27,6 +27,7 @@ use crate::configuration::Configuration;
 use crate::machine::Refusal;
 use crate::message::{Certificate, Checkpoint, CheckpointClaim, Voice};
 use crate::quorum::FaultModel;
+use crate::signatures::{Checked, Signatures};
 use crate::types::{Decree, Digest, NodeId, NodeSet, Party};
 
 /// What a node knows about checkpoints.
@@ -62,9 +63,7 @@ struct Keys {
     scope: Scope,
     signed: bool,
     learners: BTreeMap<NodeId, VerifyingKey>,
-    /// How many claims were verified.
-    #[cfg(test)]
-    verified: std::cell::Cell<usize>,
+    checked: Checked,
 }
 
 /// What the results of the learners say about one of them.
@@ -89,8 +88,7 @@ impl Checkpoints {
             scope: configuration.scope(),
             signed: configuration.model() != FaultModel::Crash,
             learners: configuration.learners().iter().map(key).collect(),
-            #[cfg(test)]
-            verified: std::cell::Cell::default(),
+            checked: Checked::default(),
         };
         Checkpoints {
             keys,
@@ -102,6 +100,12 @@ impl Checkpoints {
             witnesses: quorums.f + 1,
             answers: quorums.ack,
         }
+    }
+
+    /// The signatures that it checked.
+    #[must_use]
+    pub fn checked(&self) -> Signatures {
+        self.keys.checked.get()
     }
 
     /// The newest certified checkpoint; 0 before the first.
@@ -295,11 +299,11 @@ impl Round {
 impl Keys {
     /// The learners whose claims verify.
     fn verify(&self, claims: &[CheckpointClaim]) -> NodeSet {
-        #[cfg(test)]
-        self.verified.set(self.verified.get() + claims.len());
         if !self.signed {
             return claims.iter().map(|claim| claim.learner).collect();
         }
+        self.checked
+            .count(|checked| checked.checkpoints += claims.len() as u64);
         let items = claims.iter().map(|claim| {
             let signer = Party::Node(claim.learner);
             (
@@ -411,8 +415,8 @@ mod tests {
             (moved.map(|moved| moved.is_some()), refused)
         }
 
-        fn verified(&self) -> usize {
-            self.checkpoints.keys.verified.get()
+        fn verified(&self) -> u64 {
+            self.checkpoints.checked().checkpoints
         }
 
         fn certificate(&self, claims: &[CheckpointClaim]) -> Certificate {

@@ -16,6 +16,8 @@ use twostep_crypto::{Context, Scope};
 use crate::batch::Batch;
 use crate::log::Log;
 use crate::machine::Path;
+use crate::quorum::Reported;
+use crate::rules::Rules;
 use crate::types::{Decree, Digest, NodeId, Regency, Value};
 use crate::window::{Reset, Window};
 
@@ -34,7 +36,7 @@ pub struct Learner {
 #[derive(Debug)]
 struct Slot {
     /// By node: the vote of its highest regency.
-    ballots: Box<[Option<(Regency, Value)>]>,
+    ballots: Box<[Option<Reported>]>,
     /// By node: what it answered to a pull.
     answers: Box<[Option<Value>]>,
     decided: Option<(Value, Path)>,
@@ -108,14 +110,19 @@ impl Learner {
     }
 
     /// Takes a vote; true if it decided the decree.
-    pub fn accepted(
+    pub fn accepted<R: Rules>(
         &mut self,
+        rules: &R,
         acceptor: NodeId,
         regency: Regency,
         decree: Decree,
         value: Value,
     ) -> bool {
         let quorum = self.learn_quorum;
+        let vote = Reported {
+            psn: regency,
+            value,
+        };
         let Some(slot) = self
             .slots
             .get_mut(decree)
@@ -126,15 +133,12 @@ impl Learner {
         let Some(ballot) = slot.ballots.get_mut(usize::from(acceptor.0)) else {
             return false;
         };
-        if ballot.is_some_and(|(newest, _)| newest >= regency) {
+        if ballot.is_some_and(|newest| newest.psn >= regency) {
             return false;
         }
-        *ballot = Some((regency, value));
-        let equal = slot
-            .ballots
-            .iter()
-            .filter(|ballot| **ballot == Some((regency, value)))
-            .count();
+        *ballot = Some(vote);
+        let ballots = slot.ballots.iter().flatten();
+        let equal = ballots.filter(|told| rules.counts(**told, vote)).count();
         if equal >= quorum {
             slot.decided = Some((value, Path::Votes));
             self.highest_decided = self.highest_decided.max(decree);
@@ -305,6 +309,7 @@ pub fn chain(scope: &Scope, before: Digest, decree: Decree, value: Value) -> Dig
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::Standard;
     use crate::types::{ClusterId, Epoch};
 
     fn learner() -> (Learner, Batch) {
@@ -322,19 +327,19 @@ mod tests {
         let value = batch.value();
         for _ in 0..6 {
             assert!(
-                !learner.accepted(NodeId(0), Regency(0), Decree(1), value),
+                !learner.accepted(&Standard, NodeId(0), Regency(0), Decree(1), value),
                 "one acceptor, one vote"
             );
         }
         for node in 1..4 {
-            assert!(!learner.accepted(NodeId(node), Regency(0), Decree(1), value));
+            assert!(!learner.accepted(&Standard, NodeId(node), Regency(0), Decree(1), value));
         }
         assert!(
-            !learner.accepted(NodeId(4), Regency(1), Decree(1), value),
+            !learner.accepted(&Standard, NodeId(4), Regency(1), Decree(1), value),
             "another regency: S6"
         );
         assert!(
-            learner.accepted(NodeId(5), Regency(0), Decree(1), value),
+            learner.accepted(&Standard, NodeId(5), Regency(0), Decree(1), value),
             "the fifth equal vote decides"
         );
     }
@@ -343,12 +348,12 @@ mod tests {
     fn an_old_vote_does_not_replace_a_newer_one() {
         let (mut learner, batch) = learner();
         let value = batch.value();
-        learner.accepted(NodeId(0), Regency(2), Decree(1), value);
+        learner.accepted(&Standard, NodeId(0), Regency(2), Decree(1), value);
         for node in 0..4 {
-            assert!(!learner.accepted(NodeId(node), Regency(1), Decree(1), value));
+            assert!(!learner.accepted(&Standard, NodeId(node), Regency(1), Decree(1), value));
         }
         assert!(
-            !learner.accepted(NodeId(4), Regency(1), Decree(1), value),
+            !learner.accepted(&Standard, NodeId(4), Regency(1), Decree(1), value),
             "node 0 stands at regency 2"
         );
     }
@@ -359,7 +364,7 @@ mod tests {
         let value = batch.value();
         for decree in [2, 1] {
             for node in 0..5 {
-                learner.accepted(NodeId(node), Regency(0), Decree(decree), value);
+                learner.accepted(&Standard, NodeId(node), Regency(0), Decree(decree), value);
             }
         }
         assert!(learner.advance().is_none(), "no body yet");
@@ -391,7 +396,7 @@ mod tests {
         let (mut learner, batch) = learner();
         let value = batch.value();
         for node in 0..5 {
-            learner.accepted(NodeId(node), Regency(0), Decree(1), value);
+            learner.accepted(&Standard, NodeId(node), Regency(0), Decree(1), value);
         }
         assert!(
             learner.pulled(NodeId(2), Decree(1), value),

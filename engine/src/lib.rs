@@ -13,7 +13,7 @@
 //! The thresholds of all fault models are in [`quorum`], the one place in which the modes differ.
 //!
 //! ```text
-//! types → quorum → configuration → batch → message → wire → machine → window
+//! types → quorum → configuration → batch → message → wire → machine → window → rules
 //!       → { proposer, election, recovery, acceptor, learner, checkpoint, session } → replica, executor, client → node
 //! ```
 //!
@@ -56,7 +56,9 @@ pub mod quorum;
 pub mod recovery;
 pub mod replica;
 pub mod resend;
+pub mod rules;
 pub mod session;
+pub mod signatures;
 pub mod state_machine;
 pub mod tracking;
 pub mod types;

@@ -33,7 +33,7 @@ use twostep_net::pool::{Body, Pool};
 use self::doubting::{Doubting, Nack};
 use self::ordering::Proposal;
 use self::suspecting::Election;
-use crate::acceptor::{Acceptor, Rules, Standard};
+use crate::acceptor::Acceptor;
 use crate::acks::Acks;
 use crate::admission::{ClientDirectory, Gate};
 use crate::batch::Batch;
@@ -51,6 +51,8 @@ use crate::peers::{Peers, Readiness};
 use crate::proposer::Proposer;
 use crate::recovery::Lead;
 use crate::resend::Resend;
+use crate::rules::{Rules, Standard};
+use crate::signatures::Signatures;
 use crate::tracking::Tracking;
 use crate::types::{Decree, Digest, NodeId, NodeSet, Party, RecordSeq, Regency, Time, Value};
 use crate::voucher::{Examiner, Plan};
@@ -138,6 +140,8 @@ pub struct Replica<R: Rules = Standard> {
     status_at: Time,
     pull: Pull,
     values: Vec<u8>,
+    /// The signatures that it made.
+    made: Signatures,
 }
 
 /// One call of [`Machine::step`]: when it is, and where effects go.
@@ -219,6 +223,10 @@ pub struct ReplicaReport {
     pub proposed: Decree,
     /// As leader: the bundles that wait.
     pub waiting: usize,
+    /// The signatures that it made: votes, reports and checkpoints.
+    pub made: Signatures,
+    /// The signatures that it checked, valid or not.
+    pub checked: Signatures,
     /// What each other node last said of itself, and when.
     pub peers: Vec<(NodeId, Option<(Status, Time)>)>,
 }
@@ -312,6 +320,7 @@ impl<R: Rules> Replica<R> {
             status_at: Time(0),
             pull: Pull::default(),
             values: Vec::new(),
+            made: Signatures::default(),
             journal: JournalState::Ok,
             rules,
             configuration,
@@ -343,6 +352,12 @@ impl<R: Rules> Replica<R> {
                 .as_ref()
                 .map_or(Decree::NONE, Proposer::proposed),
             waiting: self.proposer.as_ref().map_or(0, Proposer::waiting),
+            made: self.made,
+            checked: self
+                .gate
+                .checked()
+                .plus(self.examiner.checked())
+                .plus(self.checkpoints.checked()),
             peers: others
                 .iter()
                 .map(|node| (node, self.peers.last(node)))

@@ -20,7 +20,9 @@ use crate::checkpoint::Checkpoints;
 use crate::configuration::Configuration;
 use crate::machine::Refusal;
 use crate::message::{Certificate, NewRegency, ProofOfLeadership, RegencyVote, Report};
-use crate::quorum::{Choice, FaultModel, Quorums, Reported, select};
+use crate::quorum::{Choice, FaultModel, Quorums, Reported};
+use crate::rules::Rules;
+use crate::signatures::{Checked, Signatures};
 use crate::types::{Decree, NodeId, NodeSet, Party, Regency, Value};
 
 /// What a voucher says of all decrees.
@@ -56,9 +58,14 @@ impl Plan {
         self.choices.get(&decree).copied().unwrap_or(Choice::Free)
     }
 
-    /// What exactly a report quorum of checked reports says.
+    /// What the checked reports of a voucher say.
     #[must_use]
-    pub fn of(quorums: &Quorums, window: u64, reports: &[CheckedReport]) -> Plan {
+    pub fn of<R: Rules>(
+        rules: &R,
+        quorums: &Quorums,
+        window: u64,
+        reports: &[CheckedReport],
+    ) -> Plan {
         let lows = reports
             .iter()
             .filter_map(|report| report.content().low.as_ref());
@@ -79,7 +86,7 @@ impl Plan {
         let choices = (base.0 + 1..=top.0).map(Decree).map(|decree| {
             let said: Vec<Option<Reported>> =
                 reports.iter().map(|report| report.vote(decree)).collect();
-            (decree, select(quorums, &said))
+            (decree, rules.select(quorums, &said))
         });
         Plan {
             choices: choices.collect(),
@@ -106,6 +113,15 @@ impl CheckedReport {
         &self.0
     }
 
+    /// Whose it is.
+    #[must_use]
+    pub fn signer(&self) -> NodeId {
+        self.0
+            .signer
+            .node()
+            .expect("checked: an acceptor signed it")
+    }
+
     /// Its vote for one decree.
     #[must_use]
     pub fn vote(&self, decree: Decree) -> Option<Reported> {
@@ -129,6 +145,7 @@ pub struct Examiner {
     window: u64,
     proposers: BTreeMap<NodeId, VerifyingKey>,
     acceptors: BTreeMap<NodeId, VerifyingKey>,
+    checked: Checked,
 }
 
 impl Examiner {
@@ -146,7 +163,14 @@ impl Examiner {
             window: configuration.limits().window,
             proposers: configuration.proposers().iter().copied().map(key).collect(),
             acceptors: configuration.acceptors().iter().map(key).collect(),
+            checked: Checked::default(),
         }
+    }
+
+    /// The signatures that it checked.
+    #[must_use]
+    pub fn checked(&self) -> Signatures {
+        self.checked.get()
     }
 
     /// A proposer's vote.
@@ -155,6 +179,7 @@ impl Examiner {
     /// [`Refusal::Role`] or [`Refusal::BadSignature`].
     pub fn vote(&self, vote: Signed<RegencyVote>) -> Result<Verified<RegencyVote>, Refusal> {
         let key = key_of(&self.proposers, vote.signer)?;
+        self.checked.count(|checked| checked.votes += 1);
         vote.verify(&self.scope, &key)
             .map_err(|_| Refusal::BadSignature)
     }
@@ -178,6 +203,8 @@ impl Examiner {
             .iter()
             .map(|vote| Ok((vote.clone(), key_of(&self.proposers, vote.signer)?)));
         let items = items.collect::<Result<Vec<_>, Refusal>>()?;
+        self.checked
+            .count(|checked| checked.proofs += items.len() as u64);
         let verified = verify_batch(&self.scope, items).into_iter();
         let regencies = verified.map(|vote| {
             vote.map(|vote| vote.content().regency)
@@ -197,6 +224,16 @@ impl Examiner {
         report: Signed<Report>,
         regency: Regency,
         checkpoints: &Checkpoints,
+    ) -> Result<CheckedReport, Refusal> {
+        self.judge(report, regency, checkpoints, |checked| checked.reports += 1)
+    }
+
+    fn judge(
+        &self,
+        report: Signed<Report>,
+        regency: Regency,
+        checkpoints: &Checkpoints,
+        count: impl FnOnce(&mut Signatures),
     ) -> Result<CheckedReport, Refusal> {
         let key = key_of(&self.acceptors, report.signer)?;
         let content = &report.content;
@@ -220,6 +257,7 @@ impl Examiner {
             checkpoints.prove(certificate)?;
         }
         if self.signed {
+            self.checked.count(count);
             report
                 .check(&self.scope, &key)
                 .map_err(|_| Refusal::BadSignature)?;
@@ -231,28 +269,27 @@ impl Examiner {
     ///
     /// # Errors
     /// Why it shows nothing: a wrong proof, a voucher of another regency, repeated signers, a bad report.
-    pub fn new_regency(
+    pub fn new_regency<R: Rules>(
         &self,
+        rules: &R,
         shown: &NewRegency,
         checkpoints: &Checkpoints,
     ) -> Result<Plan, Refusal> {
         if self.proof(&shown.proof)? < shown.regency {
             return Err(Refusal::BadProof);
         }
-        let signers: NodeSet = shown
-            .voucher
-            .iter()
-            .filter_map(|report| report.signer.node())
-            .collect();
-        if shown.voucher.len() != self.quorums.report || signers.len() != self.quorums.report {
+        let signers = shown.voucher.iter().map(|report| report.signer.node());
+        let signers: Option<Vec<NodeId>> = signers.collect();
+        if !signers.is_some_and(|signers| rules.voucher(&self.quorums, &signers)) {
             return Err(Refusal::BadVoucher);
         }
-        let reports = shown
-            .voucher
-            .iter()
-            .map(|report| self.report(report.clone(), shown.regency, checkpoints));
+        let reports = shown.voucher.iter().map(|report| {
+            self.judge(report.clone(), shown.regency, checkpoints, |checked| {
+                checked.vouchers += 1;
+            })
+        });
         let reports = reports.collect::<Result<Vec<_>, Refusal>>()?;
-        Ok(Plan::of(&self.quorums, self.window, &reports))
+        Ok(Plan::of(rules, &self.quorums, self.window, &reports))
     }
 }
 
@@ -270,10 +307,7 @@ pub fn bound<'a>(
                         .vote(*decree)
                         .is_some_and(|vote| vote.value == *value)
                 };
-                let holders = reports
-                    .iter()
-                    .filter(voted)
-                    .filter_map(|report| report.signed().signer.node());
+                let holders = reports.iter().filter(voted).map(CheckedReport::signer);
                 Some((*decree, *value, holders.collect()))
             }
             Choice::Free => None,

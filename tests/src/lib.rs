@@ -13,6 +13,7 @@
 //! | [`checkers`] | agreement, order, validity, exactly once, chosen, durability, I3′ |
 //! | [`trace`], [`describe`] | the hash of a run, and its transcript for people |
 //! | [`runner`] | one seed to its verdict, or a range of seeds on all cores: what `twostep sim` runs |
+//! | [`rules`], [`mutants`] | wrong rules, and the clusters in which they do harm: each must be found |
 //! | [`script`] | little stories with their expected transcripts (`tests/scripts`) |
 //!
 //! A seed that fails is replayed with `twostep sim --seed N --trace`: same seed, same run, same trace hash.
@@ -23,9 +24,11 @@ pub mod client;
 pub mod describe;
 pub mod disk;
 pub mod host;
+pub mod mutants;
 pub mod network;
 pub mod plan;
 pub mod random;
+pub mod rules;
 pub mod runner;
 pub mod script;
 pub mod topology;

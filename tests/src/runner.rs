@@ -158,9 +158,22 @@ pub fn run_plan(plan: Plan, seed: u64, cast: &dyn Cast) -> SeedReport {
 /// When a line cannot be written.
 pub fn trace(options: &SimOptions, seed: u64, out: &mut dyn Write) -> io::Result<SeedReport> {
     let plan = Plan::draw(options, seed);
-    writeln!(out, "seed {seed}: {plan:#?}")?;
     let troupe = Troupe::new(plan.actors.clone(), seed);
-    let mut world = World::new(plan, seed, &troupe, true);
+    trace_plan(plan, seed, &troupe, out)
+}
+
+/// Runs one plan with a cast of its own and writes what happens, line by line.
+///
+/// # Errors
+/// When a line cannot be written.
+pub fn trace_plan(
+    plan: Plan,
+    seed: u64,
+    cast: &dyn Cast,
+    out: &mut dyn Write,
+) -> io::Result<SeedReport> {
+    writeln!(out, "seed {seed}: {plan:#?}")?;
+    let mut world = World::new(plan, seed, cast, true);
     let mut failed = None;
     let verdict = live(&mut world, &mut |world| {
         for line in world.take_lines() {
@@ -202,6 +215,18 @@ pub fn trace(options: &SimOptions, seed: u64, out: &mut dyn Write) -> io::Result
 pub fn run_range(
     options: &SimOptions,
     seeds: Range<u64>,
+    each: impl FnMut(&SeedReport) -> bool,
+) -> SimReport {
+    run_seeds(seeds, |seed| run_seed(options, seed), each)
+}
+
+/// The same for seeds that `run` knows how to run.
+///
+/// # Panics
+/// As [`run_range`].
+pub fn run_seeds(
+    seeds: Range<u64>,
+    run: impl Fn(u64) -> SeedReport + Sync,
     mut each: impl FnMut(&SeedReport) -> bool,
 ) -> SimReport {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -211,12 +236,12 @@ pub fn run_range(
     let mut totals = Totals::default();
     std::thread::scope(|scope| {
         for _ in 0..threads {
-            let (sender, next, stop, end) = (sender.clone(), &next, &stop, seeds.end);
+            let (sender, next, stop, run, end) = (sender.clone(), &next, &stop, &run, seeds.end);
             scope.spawn(move || {
                 twostep_crypto::remember_signatures();
                 while !stop.load(Ordering::Relaxed) {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= end || sender.send(run_seed(options, seed)).is_err() {
+                    if seed >= end || sender.send(run(seed)).is_err() {
                         return;
                     }
                 }

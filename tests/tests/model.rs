@@ -2,7 +2,7 @@
 //!
 //! The simulator draws histories by chance; this test visits all of them, for one decree, small sizes and a few
 //! regencies. [`select`] and [`vote_rule`], with the thresholds of [`Quorums`], are the production functions, called
-//! through the trait [`Rules`], whose wrong versions live in `model/rules.rs`. The checker is stateright.
+//! through the trait [`Rules`], whose wrong versions live in `twostep_tests::rules` and `model/rules.rs`. The checker is stateright.
 //!
 //! ```text
 //! cargo test -p twostep-tests --release --test model           the full form, about a minute, figures and traces printed
@@ -62,9 +62,9 @@
 //! is kept sorted needs none.
 //!
 //! [`select`]: twostep_engine::quorum::select
-//! [`vote_rule`]: twostep_engine::acceptor::vote_rule
+//! [`vote_rule`]: twostep_engine::rules::vote_rule
 //! [`Quorums`]: twostep_engine::quorum::Quorums
-//! [`Rules`]: twostep_engine::acceptor::Rules
+//! [`Rules`]: twostep_engine::rules::Rules
 
 mod model {
     mod acceptor;

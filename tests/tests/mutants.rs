@@ -1,16 +1,18 @@
 //! Broken on purpose: each mutant must be found by the checkers, or the checkers check nothing.
 
-use twostep_engine::acceptor::{Ballot, Rules, Verdict};
 use twostep_engine::batch::Batch;
 use twostep_engine::configuration::Configuration;
 use twostep_engine::executor::Executor;
 use twostep_engine::key_value::KeyValue;
 use twostep_engine::machine::{Effects, Event, Input, Machine, Question, Record, Refusal, To};
 use twostep_engine::message::Message;
-use twostep_engine::quorum::{FaultModel, Quorums};
+use twostep_engine::quorum::FaultModel;
 use twostep_engine::replica::{Replica, Setup};
+use twostep_engine::rules::{Ballot, Rules, Verdict};
 use twostep_engine::types::{Decree, NodeId, NodeSet, Party, RecordSeq, Regency, Time, Value};
+use twostep_tests::mutants::MUTANTS;
 use twostep_tests::plan::{Plan, SimOptions};
+use twostep_tests::rules::LearnQuorumLessOne;
 use twostep_tests::runner::run_plan;
 use twostep_tests::world::{Cast, Honest, World};
 
@@ -48,15 +50,9 @@ fn with_rules<R: Rules + 'static>(setup: Setup, rules: R) -> Box<dyn Machine> {
 /// Decides with one vote too few.
 struct EagerLearner;
 
-impl Rules for EagerLearner {
-    fn learn(&self, quorums: &Quorums) -> usize {
-        quorums.learn - 1
-    }
-}
-
 impl Cast for EagerLearner {
     fn machine(&self, setup: Setup) -> Box<dyn Machine> {
-        with_rules(setup, EagerLearner)
+        with_rules(setup, LearnQuorumLessOne)
     }
 }
 
@@ -420,5 +416,22 @@ fn acceptors_that_vote_once_bear_a_two_faced_leader() {
         let mut world = World::new(plan, seed, &cast, false);
         // Such a leader can stop the order until it is replaced; it cannot split it.
         world.run(long, |_| false).expect("agreement holds");
+    }
+}
+
+/// A violating seed of every wrong rule, and the same cluster with the right rules, in which nothing is violated.
+#[test]
+fn every_wrong_rule_is_found_and_nothing_else() {
+    for mutant in &MUTANTS {
+        let found = mutant.hunt(0..SEEDS, || {});
+        let found = found.unwrap_or_else(|| panic!("{} survived {SEEDS} seeds", mutant.name));
+        let (seed, what) = (found.seed, found.violation.expect("it is what was found"));
+        println!("{}: seed {seed}: {what}", mutant.name);
+        let cured = mutant.cured().run(seed);
+        assert!(
+            cured.is_clean(),
+            "{} at seed {seed}: {cured:?}",
+            mutant.name
+        );
     }
 }

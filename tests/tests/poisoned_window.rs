@@ -1,13 +1,16 @@
 //! A leader that proposes something else to everybody, for every decree of the window, and then stops: nothing can
 //! be learned in its regency, and one leader change heals the whole window at once (PROTOCOL.md section 6, L9 and L10).
 
+use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
+use std::rc::Rc;
 
-use twostep_engine::batch::{Batch, Bundle, BundleWriter, Request, RequestKind};
+use twostep_engine::batch::{Batch, Bundle, BundleWriter, Malformed, Request, RequestKind};
 use twostep_engine::configuration::Limits;
-use twostep_engine::machine::Event;
+use twostep_engine::machine::{Effects, Event, Input, Machine};
 use twostep_engine::message::Message;
 use twostep_engine::quorum::FaultModel;
+use twostep_engine::replica::{Replica, Setup};
 use twostep_engine::types::{Decree, NodeId, NodeSet, Regency, Seq, SessionId, Time};
 use twostep_net::pool::{Body, Pool};
 use twostep_tests::plan::Plan;
@@ -17,13 +20,49 @@ use twostep_tests::world::{Cast, Observed, Sight, World};
 
 const UNIT_NS: u64 = 1_000_000;
 const LIAR: NodeId = NodeId(0);
+const WRITER: NodeId = NodeId(2);
 
-/// The first leader may say anything.
-struct LyingLeader;
+/// The first leader may say anything. What it says first, to open the client's session, is written down by another node.
+#[derive(Default)]
+struct LyingLeader {
+    first: Rc<RefCell<Option<Body>>>,
+}
 
 impl Cast for LyingLeader {
+    fn machine(&self, setup: Setup) -> Box<dyn Machine> {
+        let writes = setup.me == WRITER;
+        let inner = Replica::new(setup).expect("the simulator's keys are sound");
+        if !writes {
+            return Box::new(inner);
+        }
+        let first = Rc::clone(&self.first);
+        Box::new(Writer { inner, first })
+    }
+
     fn byzantine(&self) -> NodeSet {
         NodeSet::one(LIAR)
+    }
+}
+
+struct Writer {
+    inner: Replica,
+    first: Rc<RefCell<Option<Body>>>,
+}
+
+impl Machine for Writer {
+    fn step(&mut self, now: Time, input: Input<'_>, fx: &mut dyn Effects) {
+        if let Input::Message {
+            message: Message::Propose { body, .. },
+            ..
+        } = &input
+        {
+            self.first.borrow_mut().get_or_insert_with(|| body.clone());
+        }
+        self.inner.step(now, input, fx);
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        self.inner.deadline()
     }
 }
 
@@ -50,8 +89,8 @@ fn batch(world: &World<'_>, copies: usize) -> Batch {
 }
 
 /// Poisons the window of W decrees, lets the leader stop, and gives how long after its proof of leadership the next
-/// leader's learners knew the whole window, in units. With `bound`, all but the next leader were told one value, the empty
-/// batch, which therefore binds, and whose body the next leader must fetch; without it nothing binds.
+/// leader's learners knew the whole window, in units. With `bound`, all but the next leader were told one value, the client's
+/// first request once more, which therefore binds, and whose body the next leader must fetch; without it nothing binds.
 fn healed_after(window: u64, bound: bool) -> u64 {
     let limits = Limits {
         window,
@@ -64,7 +103,8 @@ fn healed_after(window: u64, bound: bool) -> u64 {
     // The next leader hears of the call before anybody suspects it.
     plan.clients.retry = plan.tuning.t0 / 2;
     plan.clients.retry_max = plan.tuning.t0 / 2;
-    let mut world = World::new(plan, 1, &LyingLeader, false);
+    let cast = LyingLeader::default();
+    let mut world = World::new(plan, 1, &cast, false);
     world.set_clients_busy(false);
     let long = Time(u64::MAX);
     assert!(world.run(long, World::sessions_open).expect("clean"));
@@ -73,11 +113,18 @@ fn healed_after(window: u64, bound: bool) -> u64 {
 
     world.keep_observed();
     let batches: Vec<Batch> = (1..=5).map(|copies| batch(&world, copies)).collect();
-    let noop = Batch::noop(&world.configuration().scope());
+    let opened = cast.first.borrow().clone().expect("decree 1 was proposed");
+    let opened = Batch::parse(
+        opened,
+        &world.configuration().scope(),
+        world.configuration().limits(),
+        |_, _| Ok::<(), Malformed>(()),
+    )
+    .expect("well formed");
     for decree in (first.0..=window).map(Decree) {
         for node in 1..=5 {
             let batch = if bound && node > 1 {
-                &noop
+                &opened
             } else {
                 &batches[usize::from(node) - 1]
             };
@@ -145,14 +192,14 @@ fn measure(observed: &[Observed], last: Decree) -> u64 {
 
 #[test]
 fn one_leader_change_heals_a_poisoned_window_in_four_message_delays() {
-    for window in [8, 64] {
+    for window in [8, 64, 256] {
         assert_eq!(healed_after(window, false), 4, "W = {window}");
     }
 }
 
 #[test]
 fn bodies_that_must_be_fetched_take_two_more() {
-    for window in [8, 64] {
+    for window in [8, 64, 256] {
         assert_eq!(healed_after(window, true), 6, "W = {window}");
     }
 }

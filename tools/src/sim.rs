@@ -11,6 +11,7 @@ use serde_json::json;
 use twostep_engine::quorum::FaultModel;
 use twostep_tests::actors::STRATEGIES;
 use twostep_tests::actors::clients::CLIENT_STRATEGIES;
+use twostep_tests::mutants::{self, MUTANTS, Mutant};
 use twostep_tests::plan::{Faults, SimOptions};
 use twostep_tests::runner::{SeedReport, SimReport, run_range, run_seed, trace};
 use twostep_tests::topology::Topology;
@@ -52,9 +53,23 @@ pub struct SimArgs {
     /// A way to lie that some node has in every seed, as in `slow-leader`; sets `--faults all`
     #[arg(long, value_name = "NAME", value_parser = strategy)]
     strategy: Option<&'static str>,
+    /// Let replicas follow a wrong rule, as in `s1-literal`, in a cluster where it does harm; ends with status 0 once a
+    /// seed shows it
+    #[arg(long, value_name = "NAME", value_parser = rules, default_value = "standard",
+        conflicts_with_all = ["mode", "f", "topology", "leader_stops", "faults", "strategy"])]
+    rules: RulesFlag,
     /// Print the report as a last line of JSON
     #[arg(long)]
     json: bool,
+}
+
+/// Which rules replicas follow.
+#[derive(Clone, Copy, Debug)]
+enum RulesFlag {
+    /// Those of the protocol
+    Standard,
+    /// Wrong ones
+    Wrong(&'static Mutant),
 }
 
 /// Where the roles are.
@@ -94,8 +109,22 @@ fn strategy(text: &str) -> Result<&'static str, String> {
     found.ok_or_else(|| format!("expected one of {}", names.join(", ")))
 }
 
-/// Runs the seeds; ends with status 0 if nothing was violated and nothing stalled.
+fn rules(text: &str) -> Result<RulesFlag, String> {
+    if text == "standard" {
+        return Ok(RulesFlag::Standard);
+    }
+    let names = || MUTANTS.map(|mutant| mutant.name).join(", ");
+    mutants::by_name(text)
+        .map(RulesFlag::Wrong)
+        .ok_or_else(|| format!("expected standard or one of {}", names()))
+}
+
+/// Runs the seeds; ends with status 0 if nothing was violated and nothing stalled. With wrong rules, if something was
+/// violated.
 pub fn run(args: &SimArgs) -> Result<ExitCode> {
+    if let RulesFlag::Wrong(mutant) = args.rules {
+        return hunt(args, mutant);
+    }
     if let Some(f) = args.f.filter(|f| !(1..=8).contains(f)) {
         bail!("--f {f}: expected 1 to 8");
     }
@@ -143,6 +172,48 @@ fn one(args: &SimArgs, options: &SimOptions, seed: u64) -> Result<ExitCode> {
         println!("{}", seed_line(args, &report));
     }
     Ok(status(report.is_clean()))
+}
+
+/// Looks for a seed in which a wrong rule does harm.
+fn hunt(args: &SimArgs, mutant: &Mutant) -> Result<ExitCode> {
+    if let (Some(seed), true) = (args.seed, args.trace) {
+        let mut out = BufWriter::new(io::stdout().lock());
+        return match mutant.trace(seed, &mut out) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+            // `| head` has seen enough.
+            Err(_) => Ok(ExitCode::SUCCESS),
+            Ok(report) => {
+                out.flush()?;
+                Ok(status(report.violation.is_some()))
+            }
+        };
+    }
+    let seeds = args
+        .seed
+        .map_or_else(|| args.seeds.clone(), |seed| seed..seed + 1);
+    let mut tried = 0_u64;
+    let found = mutant.hunt(seeds, || tried += 1);
+    let (name, what) = (
+        mutant.name,
+        found.as_ref().and_then(|report| report.violation.as_ref()),
+    );
+    if args.json {
+        let seed = found.as_ref().map(|report| report.seed);
+        println!(
+            "{}",
+            json!({ "rules": name, "seeds": tried, "found": seed, "what": what })
+        );
+    } else if let (Some(report), Some(what)) = (&found, what) {
+        let seed = report.seed;
+        println!("found: seed {seed}: {what}");
+        println!("  see it: twostep sim --rules {name} --seed {seed} --trace");
+    } else {
+        println!(
+            "{name} was not found in {} seeds: more can be given with --seeds",
+            grouped(tried)
+        );
+    }
+    Ok(status(found.is_some()))
 }
 
 fn many(args: &SimArgs, options: &SimOptions) -> Result<ExitCode> {
@@ -258,6 +329,21 @@ fn status(clean: bool) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rules_are_known_by_their_names() {
+        assert!(matches!(rules("standard"), Ok(RulesFlag::Standard)));
+        for mutant in &MUTANTS {
+            assert!(
+                matches!(rules(mutant.name), Ok(RulesFlag::Wrong(found)) if found.name == mutant.name)
+            );
+        }
+        assert!(
+            rules("s1")
+                .unwrap_err()
+                .starts_with("expected standard or one of s1-literal, ")
+        );
+    }
 
     #[test]
     fn seeds_are_a_range() {

@@ -3,7 +3,6 @@
 use twostep_net::pool::Body;
 
 use super::{PULL_MAX, Pull, Replica, Step};
-use crate::acceptor::Rules;
 use crate::batch::Batch;
 use crate::learner::Learner;
 use crate::machine::{Again, Event, Refusal, To};
@@ -11,6 +10,7 @@ use crate::message::{Message, ProofOfLeadership, Status, Values};
 use crate::quorum::FaultModel;
 use crate::recovery::Lead;
 use crate::resend;
+use crate::rules::Rules;
 use crate::types::{Decree, NodeId, NodeSet, Value};
 
 impl<R: Rules> Replica<R> {

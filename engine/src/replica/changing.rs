@@ -13,17 +13,18 @@
 use std::sync::Arc;
 
 use twostep_crypto::{Signature, Signed};
+use twostep_net::pool::Body;
 
 use super::ordering::Proposal;
 use super::{Replica, Say, Step};
-use crate::acceptor::Rules;
 use crate::batch::Batch;
 use crate::machine::{Again, Event, Record, Refusal, To};
 use crate::message::{Message, NewRegency, ProofOfLeadership, Report};
 use crate::quorum::FaultModel;
-use crate::recovery::{Gathering, Lead};
+use crate::recovery::{Gathering, Lead, Wanted};
 use crate::resend::Resend;
-use crate::types::{Decree, NodeId, NodeSet, Party, Regency};
+use crate::rules::Rules;
+use crate::types::{Decree, NodeId, NodeSet, Party, Regency, Value};
 use crate::voucher::{CheckedReport, Plan};
 
 impl<R: Rules> Replica<R> {
@@ -74,7 +75,7 @@ impl<R: Rules> Replica<R> {
         }
         if self.proposer.is_some() && self.leads() {
             let resend = Resend::said(step.now, self.tuning.t0);
-            self.lead = Lead::Gathering(Gathering::new(regency, resend));
+            self.lead = Lead::Gathering(Box::new(Gathering::new(regency, resend)));
             let acceptors = self.configuration.acceptors().minus(NodeSet::one(self.me));
             let message = Message::Gather {
                 regency,
@@ -110,6 +111,7 @@ impl<R: Rules> Replica<R> {
                 signature: Signature([0; 64]),
             }
         } else {
+            self.made.reports += 1;
             self.identity
                 .signing()
                 .sign(&self.scope, me, report)
@@ -208,12 +210,10 @@ impl<R: Rules> Replica<R> {
         let report = self
             .examiner
             .report(report, gathering.regency, &self.checkpoints)?;
-        if gathering.take(from, report, quorums.report) {
-            let plan = Plan::of(
-                &quorums,
-                self.configuration.limits().window,
-                &gathering.voucher(),
-            );
+        gathering.take(report);
+        if self.rules.voucher(&quorums, &gathering.signers()) {
+            let window = self.configuration.limits().window;
+            let plan = Plan::of(&self.rules, &quorums, window, gathering.voucher());
             let low = plan.low.clone();
             gathering.fix(plan);
             if let Some(certificate) = low {
@@ -224,23 +224,38 @@ impl<R: Rules> Replica<R> {
         Ok(())
     }
 
-    /// Takes the bodies that it holds itself and asks for those that it lacks.
+    /// Takes the bodies that it holds itself and asks f+1 reporters for each that it lacks: one of them at least is
+    /// correct and up, and holds it. If a question or its answer is lost, others are asked the next time.
     fn gather_bodies(&mut self, step: &mut Step<'_>) {
         let Lead::Gathering(gathering) = &self.lead else {
             return;
         };
-        for (decree, value, holders) in gathering.lacking(self.low) {
-            let held = self.held_body(decree, value).cloned();
-            let Lead::Gathering(gathering) = &mut self.lead else {
-                return;
-            };
-            match held {
-                Some(batch) => gathering.keep(decree, batch),
-                None => step.fx.send(
-                    To::Nodes(holders.minus(NodeSet::one(self.me))),
-                    &Message::Fetch { decree, value },
-                ),
-            }
+        let noop = Batch::noop(&self.scope);
+        let held: Vec<(Decree, Batch)> = gathering
+            .lacking(self.low)
+            .filter_map(|(decree, value)| {
+                let known = (value == noop.value()).then_some(&noop);
+                Some((
+                    decree,
+                    known.or_else(|| self.held_body(decree, value))?.clone(),
+                ))
+            })
+            .collect();
+        let Lead::Gathering(gathering) = &mut self.lead else {
+            return;
+        };
+        for (decree, batch) in held {
+            gathering.keep(decree, batch);
+        }
+        let enough = self.configuration.f() + 1;
+        for wanted in gathering.ask(self.low, enough, self.me) {
+            let Wanted {
+                decree,
+                value,
+                from,
+            } = wanted;
+            step.fx
+                .send(To::Nodes(from), &Message::Fetch { decree, value });
         }
         self.lead_if_ready(step);
     }
@@ -282,7 +297,7 @@ impl<R: Rules> Replica<R> {
             return;
         };
         let Some(plan) = gathering.plan() else { return };
-        if self.low < plan.base() || !gathering.lacking(self.low).is_empty() {
+        if self.low < plan.base() || gathering.lacking(self.low).next().is_some() {
             return;
         }
         let Lead::Gathering(gathering) = std::mem::replace(&mut self.lead, Lead::Leading) else {
@@ -354,7 +369,9 @@ impl<R: Rules> Replica<R> {
         if shown.regency < self.regency || (shown.regency == self.regency && held) {
             return Ok(());
         }
-        let plan = self.examiner.new_regency(&shown, &self.checkpoints)?;
+        let plan = self
+            .examiner
+            .new_regency(&self.rules, &shown, &self.checkpoints)?;
         if shown.regency > self.regency {
             self.enter(shown.regency, shown.proof.clone(), step);
         }
@@ -369,14 +386,18 @@ impl<R: Rules> Replica<R> {
         Ok(())
     }
 
-    /// Looks again at the proposals that came before the plan.
+    /// Looks again at the proposals that came before the plan. Those of higher regencies go on waiting for theirs.
     fn replay_kept(&mut self, step: &mut Step<'_>) {
-        let leader = self.configuration.leader(self.regency);
+        let (current, leader) = (self.regency, self.configuration.leader(self.regency));
         let decrees: Vec<Decree> = self.kept.decrees().collect();
         for decree in decrees {
-            let kept = self.kept.get_mut(decree).and_then(|slot| slot.0.take());
+            let ripe = |(regency, _, _): &mut (Regency, Value, Body)| *regency <= current;
+            let kept = self
+                .kept
+                .get_mut(decree)
+                .and_then(|slot| slot.0.take_if(ripe));
             if let Some((regency, value, body)) = kept
-                && regency == self.regency
+                && regency == current
             {
                 let proposal = Proposal {
                     regency,

@@ -1,12 +1,12 @@
 //! From decided to executed: what the learner of a node delivers, answers and certifies.
 
 use super::{Replica, Say, Step};
-use crate::acceptor::Rules;
 use crate::batch::Batch;
 use crate::checkpoint::Agreement;
 use crate::learner::Learner;
 use crate::machine::{Event, Record, Refusal, Replies, To};
 use crate::message::{Certificate, Checkpoint, CheckpointClaim, Message};
+use crate::rules::Rules;
 use crate::types::{Decree, Digest, Party, Regency};
 use crate::wire::Bounds;
 
@@ -103,6 +103,7 @@ impl<R: Rules> Replica<R> {
 
     fn claim_checkpoint(&mut self, checkpoint: Checkpoint, step: &mut Step<'_>) {
         if checkpoint.decree >= self.checkpoints.low() {
+            self.made.checkpoints += u64::from(!self.crash_only());
             let claim = self
                 .checkpoints
                 .sign(checkpoint, self.me, self.identity.signing());

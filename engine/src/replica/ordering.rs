@@ -3,11 +3,11 @@
 use twostep_net::pool::Body;
 
 use super::{BUSY_RETRY_MS, Replica, Say, Standing, Step};
-use crate::acceptor::{Rules, Verdict};
 use crate::batch::{Batch, Bundle};
 use crate::machine::{Event, JournalState, Question, Record, Refusal, To};
 use crate::message::{Message, ProofOfLeadership};
 use crate::quorum::FaultModel;
+use crate::rules::{Rules, Verdict};
 use crate::types::{ClientId, Decree, NodeId, NodeSet, Regency, Value};
 
 /// A proposal as it arrives.
@@ -247,7 +247,7 @@ impl<R: Rules> Replica<R> {
                 Err(Refusal::OutsideWindow)
             };
         }
-        if learner.accepted(from, regency, decree, value) {
+        if learner.accepted(&self.rules, from, regency, decree, value) {
             if learner.holds_another_body(decree, value) {
                 // The leader told this learner something else: there is nothing to wait for.
                 step.fx.send(

@@ -13,11 +13,11 @@
 //! signature check.
 
 use super::{Replica, Step};
-use crate::acceptor::Rules;
 use crate::batch::{Authenticator, Bundle};
 use crate::configuration::Admission;
 use crate::machine::{JournalState, Question, Refusal, To};
 use crate::message::{Message, RequestNames};
+use crate::rules::Rules;
 use crate::types::{NodeId, NodeSet};
 
 impl<R: Rules> Replica<R> {

@@ -1,10 +1,11 @@
 //! Persist, then say; and say again until it is acknowledged.
 
 use super::{OwnClaim, Replica, Say, Standing, Step};
-use crate::acceptor::{Acceptor, Rules};
+use crate::acceptor::Acceptor;
 use crate::machine::{Again, Event, To};
 use crate::message::{Message, Status};
 use crate::resend::Resend;
+use crate::rules::Rules;
 use crate::types::{NodeSet, RecordSeq, Time};
 
 impl<R: Rules> Replica<R> {
@@ -61,7 +62,7 @@ impl<R: Rules> Replica<R> {
                     acceptor.said(regency, decree, step.now, t0);
                 }
                 if let Some(learner) = &mut self.learner
-                    && learner.accepted(self.me, regency, decree, value)
+                    && learner.accepted(&self.rules, self.me, regency, decree, value)
                 {
                     self.learn(step);
                 }
@@ -156,8 +157,9 @@ impl<R: Rules> Replica<R> {
             let mut decided = false;
             for (decree, vote) in own {
                 let learner = self.learner.as_mut();
-                decided |= learner
-                    .is_some_and(|learner| learner.accepted(self.me, vote.psn, decree, vote.value));
+                decided |= learner.is_some_and(|learner| {
+                    learner.accepted(&self.rules, self.me, vote.psn, decree, vote.value)
+                });
             }
             if decided {
                 self.learn(step);

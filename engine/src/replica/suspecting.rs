@@ -15,11 +15,11 @@
 use twostep_crypto::{Signed, Verified};
 
 use super::{Replica, Say, Step};
-use crate::acceptor::Rules;
 use crate::election::{Ballots, Pacemaker};
 use crate::machine::{Again, Event, Record, Refusal, To, earlier};
 use crate::message::{Message, ProofOfLeadership, RegencyVote};
 use crate::resend::Resend;
+use crate::rules::Rules;
 use crate::tracking::{Patience, Tracking};
 use crate::types::{Decree, NodeId, NodeSet, Party, Regency, Time};
 
@@ -154,6 +154,7 @@ impl<R: Rules> Replica<R> {
         };
         election.voted = regency;
         let me = Party::Node(self.me);
+        self.made.votes += 1;
         let vote = self
             .identity
             .signing()

@@ -3,6 +3,7 @@ use twostep_crypto::{Identity, Signature};
 use super::*;
 use crate::configuration::{Admission, Limits, Member, Roles};
 use crate::message::{Checkpoint, ReportedVote, Voice};
+use crate::rules::Standard;
 use crate::types::{Digest, Epoch};
 
 const W: u64 = 8;
@@ -132,7 +133,8 @@ impl Cluster {
     }
 
     fn examine(&self, shown: &NewRegency) -> Result<Plan, Refusal> {
-        self.examiner.new_regency(shown, &self.checkpoints)
+        self.examiner
+            .new_regency(&Standard, shown, &self.checkpoints)
     }
 }
 
@@ -377,10 +379,10 @@ fn votes_above_the_window_of_the_plan_are_ignored() {
             checked.unwrap()
         })
         .collect();
-    let plan = Plan::of(cluster.configuration.quorums(), W - 1, &reports);
+    let plan = Plan::of(&Standard, cluster.configuration.quorums(), W - 1, &reports);
     assert_eq!(plan.top, Decree(1));
     assert_eq!(plan.choice(Decree(W)), Choice::Free);
-    let whole = Plan::of(cluster.configuration.quorums(), W, &reports);
+    let whole = Plan::of(&Standard, cluster.configuration.quorums(), W, &reports);
     assert_eq!(
         (whole.top, whole.choice(Decree(W))),
         (Decree(W), Choice::Must(B))

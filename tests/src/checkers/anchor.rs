@@ -65,6 +65,25 @@ impl Votes {
             .find(|lower| self.choosable(*lower, value, electorate))
     }
 
+    /// A vote of a higher regency, for another value, that this vote breaks: since `value` can now be chosen at `regency`.
+    /// Only a vote below a promise can do that.
+    #[must_use]
+    pub fn broken(
+        &self,
+        regency: Regency,
+        value: Value,
+        electorate: &Electorate,
+    ) -> Option<Regency> {
+        let above = self
+            .by_regency
+            .range(Regency(regency.0.saturating_add(1))..);
+        above
+            .flat_map(|(higher, values)| values.keys().map(move |other| (*higher, *other)))
+            .filter(|(_, other)| *other != value)
+            .find(|(_, other)| self.choosable(regency, *other, electorate))
+            .map(|(higher, _)| higher)
+    }
+
     fn choosable(&self, at: Regency, except: Value, electorate: &Electorate) -> bool {
         let empty = BTreeMap::new();
         let values = self.by_regency.get(&at).unwrap_or(&empty);
@@ -137,6 +156,20 @@ mod tests {
         let mut electorate = electorate(1);
         electorate.promised.insert(NodeId(4), Regency(0));
         assert_eq!(votes.rival(Regency(1), B, &electorate), Some(Regency(0)));
+    }
+
+    #[test]
+    fn a_late_vote_below_is_seen_from_below() {
+        // B was voted above when A had three votes; the fourth, below a promise, makes A choosable.
+        let before = votes(&[(0, 0, A), (1, 0, A), (2, 0, A), (4, 1, B)]);
+        assert_eq!(before.broken(Regency(0), A, &electorate(1)), None);
+        let after = votes(&[(0, 0, A), (1, 0, A), (2, 0, A), (4, 1, B), (3, 0, A)]);
+        assert_eq!(
+            after.broken(Regency(0), A, &electorate(1)),
+            Some(Regency(1))
+        );
+        let same = votes(&[(0, 0, A), (1, 0, A), (2, 0, A), (4, 1, A), (3, 0, A)]);
+        assert_eq!(same.broken(Regency(0), A, &electorate(1)), None);
     }
 
     #[test]

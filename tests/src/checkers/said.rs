@@ -281,6 +281,13 @@ impl SaidChecker {
             );
             return found(Property::Anchoring, what);
         }
+        if let Some(higher) = votes.broken(regency, value, &self.electorate) {
+            let what = format!(
+                "n{} voted {value} for decree {decree} in regency {regency}, where it can now be chosen, after another value was voted for in regency {higher}",
+                node.0
+            );
+            return found(Property::Anchoring, what);
+        }
         Ok(())
     }
 

@@ -3,8 +3,8 @@
 //! What it told stays true for ever (links lose and reorder, so a message may arrive at any later time). That is why
 //! the network needs no state of its own: everything that could be received is written here.
 
-use twostep_engine::acceptor::{Ballot, Rules, Verdict};
 use twostep_engine::quorum::{Choice, Reported};
+use twostep_engine::rules::{Ballot, Rules, Verdict};
 use twostep_engine::types::{Digest, Regency, Value};
 
 /// The largest number of regencies that a state has room for.

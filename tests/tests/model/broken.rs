@@ -8,15 +8,15 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use stateright::{Checker, HasDiscoveries, Model};
-use twostep_engine::acceptor::Standard;
 use twostep_engine::quorum::Quorums;
+use twostep_engine::rules::{Rules, Standard};
+use twostep_tests::rules::{
+    AcceptBelowPromise, LearnQuorumLessOne, S1Literal, S3RepeatedSigner, S6AnyRegency, S7Pairs,
+};
 
 use super::decree::{AGREEMENT, NEVER_STUCK, OneDecree, REDUCED, Reduction};
 use super::form::{crash, fab, full, say};
-use super::rules::{
-    BelowPromise, EagerLearner, LowestPsn, Rulebook, S1Literal, S3RepeatedSigner,
-    S6AcrossRegencies, S7Pairs, SecondVote, Stubborn, WithoutPlan,
-};
+use super::rules::{LowestPsn, SecondVote, Stubborn, WithoutPlan};
 use super::story::tell;
 
 /// A trace that was found.
@@ -26,7 +26,7 @@ struct Found {
 }
 
 /// Searches until the property is violated, and tells the trace.
-fn search<R: Rulebook + 'static>(
+fn search<R: Rules + Send + Sync + 'static>(
     name: &str,
     model: OneDecree<R>,
     property: &'static str,
@@ -50,7 +50,7 @@ fn search<R: Rulebook + 'static>(
 
 /// The property must be violated in this model; gives the number of steps.
 #[track_caller]
-fn must_find<R: Rulebook + 'static>(
+fn must_find<R: Rules + Send + Sync + 'static>(
     name: &str,
     model: OneDecree<R>,
     property: &'static str,
@@ -68,7 +68,7 @@ fn must_find<R: Rulebook + 'static>(
 
 /// The property must be violated with two regencies, and in the full form also with three.
 #[track_caller]
-fn is_found<R: Rulebook + 'static>(
+fn is_found<R: Rules + Send + Sync + 'static>(
     name: &str,
     quorums: Quorums,
     rules: fn() -> R,
@@ -97,7 +97,7 @@ fn s6_a_learner_that_adds_across_regencies() {
     is_found(
         "S6, votes of different psn added",
         fab(1),
-        || S6AcrossRegencies,
+        || S6AnyRegency,
         AGREEMENT,
     );
 }
@@ -120,13 +120,13 @@ fn votes_below_the_promise() {
     is_found(
         "votes below the promise",
         fab(1),
-        || BelowPromise,
+        || AcceptBelowPromise,
         AGREEMENT,
     );
     is_found(
         "mode C, votes below the promise",
         crash(1),
-        || BelowPromise,
+        || AcceptBelowPromise,
         AGREEMENT,
     );
 }
@@ -166,11 +166,16 @@ fn one_more_or_one_less_to_bind() {
 
 #[test]
 fn learners_that_believe_one_vote_less() {
-    is_found("one vote less decides", fab(1), || EagerLearner, AGREEMENT);
+    is_found(
+        "one vote less decides",
+        fab(1),
+        || LearnQuorumLessOne,
+        AGREEMENT,
+    );
     is_found(
         "mode C, one vote less decides",
         crash(1),
-        || EagerLearner,
+        || LearnQuorumLessOne,
         AGREEMENT,
     );
 }

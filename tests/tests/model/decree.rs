@@ -1,11 +1,11 @@
 //! One decree as a stateright model: its states, its steps, its properties.
 
 use stateright::{Model, Property};
-use twostep_engine::acceptor::Verdict;
 use twostep_engine::quorum::{FaultModel, Quorums};
+use twostep_engine::rules::{Rules, Verdict};
+use twostep_engine::types::NodeId;
 
 use super::acceptor::{Acceptor, Letter, Plan, REGENCIES_MAX, Vote};
-use super::rules::Rulebook;
 use super::voucher::{Kinds, Plans, Signers, Table};
 
 /// No two values are chosen (CS2).
@@ -79,7 +79,7 @@ pub enum Action {
     Lead(u8, Letter, Plan),
 }
 
-impl<R: Rulebook> OneDecree<R> {
+impl<R: Rules> OneDecree<R> {
     /// A model of two values with both reductions.
     pub fn new(quorums: Quorums, rules: R, regencies: u8) -> OneDecree<R> {
         OneDecree::with(quorums, rules, regencies, 2, REDUCED)
@@ -102,7 +102,7 @@ impl<R: Rulebook> OneDecree<R> {
             FaultModel::Fab => quorums.f,
             FaultModel::Crash => 0,
         };
-        let repeat = rules.signers_repeat();
+        let repeat = rules.voucher(&quorums, &vec![NodeId(0); quorums.report]);
         OneDecree {
             quorums,
             rules,
@@ -117,6 +117,15 @@ impl<R: Rulebook> OneDecree<R> {
     /// Acceptors that say anything: all of f in mode F, none in mode C.
     pub fn signers(&self) -> Signers {
         self.signers
+    }
+
+    /// Whether a learner adds up votes of different regencies for one value (PROTOCOL.md section 6, S6).
+    pub fn adds_across_regencies(&self) -> bool {
+        let vote = |psn| Vote {
+            psn,
+            letter: Letter(0),
+        };
+        self.rules.counts(vote(0).reported(), vote(1).reported())
     }
 
     /// What reports can say.
@@ -169,7 +178,7 @@ impl<R: Rulebook> OneDecree<R> {
         let regencies = 0..self.regencies;
         self.values()
             .filter(|letter| {
-                if self.rules.adds_across_regencies() {
+                if self.adds_across_regencies() {
                     self.decides(state, |acceptor| {
                         regencies
                             .clone()
@@ -338,7 +347,7 @@ impl<R: Rulebook> OneDecree<R> {
     }
 }
 
-impl<R: Rulebook> Model for OneDecree<R> {
+impl<R: Rules> Model for OneDecree<R> {
     type State = State;
     type Action = Action;
 

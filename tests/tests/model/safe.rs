@@ -12,8 +12,8 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use stateright::{Checker, HasDiscoveries, Model};
-use twostep_engine::acceptor::Standard;
 use twostep_engine::quorum::Quorums;
+use twostep_engine::rules::Standard;
 
 use super::decree::{AGREEMENT, ANCHORED, NEVER_STUCK, OneDecree, REDUCED, Reduction, State};
 use super::form::{crash, fab, full, say};

@@ -7,13 +7,13 @@ use std::fmt::Write as _;
 
 use stateright::Path;
 use twostep_engine::quorum::FaultModel;
+use twostep_engine::rules::Rules;
 
 use super::acceptor::{Acceptor, Letter, Plan, Vote};
 use super::decree::{Action, OneDecree, State, Step};
-use super::rules::Rulebook;
 
 /// Tells a path step by step, and at its end who decided what.
-pub fn tell<R: Rulebook>(model: &OneDecree<R>, path: Path<State, Action>) -> String {
+pub fn tell<R: Rules>(model: &OneDecree<R>, path: Path<State, Action>) -> String {
     let mut story = String::new();
     let mut cast: Option<Vec<Acceptor>> = None;
     let mut shown_last = String::new();
@@ -68,7 +68,7 @@ fn said(report: Option<Vote>) -> String {
 }
 
 /// What the acceptor does, and the voucher that allows it.
-fn act<R: Rulebook>(
+fn act<R: Rules>(
     model: &OneDecree<R>,
     cast: &[Acceptor],
     who: usize,
@@ -111,7 +111,7 @@ fn act<R: Rulebook>(
 }
 
 /// The voucher with the fewest lies that proves a plan, and its signers.
-fn shown<R: Rulebook>(model: &OneDecree<R>, cast: &[Acceptor], regency: u8, plan: Plan) -> String {
+fn shown<R: Rules>(model: &OneDecree<R>, cast: &[Acceptor], regency: u8, plan: Plan) -> String {
     let signers = model.signers();
     if regency == 0 {
         return String::new();
@@ -141,7 +141,7 @@ fn shown<R: Rulebook>(model: &OneDecree<R>, cast: &[Acceptor], regency: u8, plan
 }
 
 /// Whose votes make a learner decide this value.
-fn decision<R: Rulebook>(model: &OneDecree<R>, cast: &[Acceptor], letter: Letter) -> String {
+fn decision<R: Rules>(model: &OneDecree<R>, cast: &[Acceptor], letter: Letter) -> String {
     let voters = |regency: u8| {
         let told = cast
             .iter()
@@ -150,7 +150,7 @@ fn decision<R: Rulebook>(model: &OneDecree<R>, cast: &[Acceptor], letter: Letter
             .map(|(place, _)| name(place));
         told.collect::<Vec<_>>()
     };
-    let counted: Vec<u8> = if model.rules.adds_across_regencies() {
+    let counted: Vec<u8> = if model.adds_across_regencies() {
         (0..model.regencies).collect()
     } else {
         let most = (0..model.regencies).max_by_key(|regency| voters(*regency).len());

@@ -5,8 +5,8 @@
 //! **every order** of every bag, since a lying leader also picks the order; which bags can be had in a state depends
 //! on the reports that the correct acceptors sent there (see [`Table::plans`]).
 
-use twostep_engine::acceptor::Rules;
 use twostep_engine::quorum::{Quorums, Reported};
+use twostep_engine::rules::Rules;
 
 use super::acceptor::{Acceptor, Letter, Plan, Vote};
 

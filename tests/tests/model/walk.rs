@@ -6,13 +6,13 @@
 use std::collections::HashSet;
 
 use stateright::Model;
+use twostep_engine::rules::Rules;
 
 use super::acceptor::{Acceptor, Letter, Plan, Vote};
 use super::decree::{OneDecree, State};
-use super::rules::Rulebook;
 
 /// All states of a model.
-pub fn walk<R: Rulebook>(model: &OneDecree<R>) -> HashSet<State> {
+pub fn walk<R: Rules>(model: &OneDecree<R>) -> HashSet<State> {
     let mut seen: HashSet<State> = model.init_states().into_iter().collect();
     let mut waiting: Vec<State> = seen.iter().cloned().collect();
     let mut actions = Vec::new();
