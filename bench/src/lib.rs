@@ -24,5 +24,5 @@ pub mod load;
 pub mod report;
 
 pub use config::LoadConfig;
-pub use load::{LoadError, run};
+pub use load::{LoadError, run, run_as};
 pub use report::{LoadReport, Sample};

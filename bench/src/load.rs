@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use thiserror::Error;
-use twostep_engine::client::host::{Application, ClientLoop, Turn};
+use twostep_engine::client::host::{Application, ClientLoop, Turn, Voice};
 use twostep_engine::client::{CallOutcome, CallRefused, ClientCore, OpenError, SessionHandle};
 use twostep_engine::key_value::{KeyValueReply, Operation};
 use twostep_engine::types::{NodeId, SessionId, Time};
@@ -58,12 +58,27 @@ fn listed(missing: &[(NodeId, String)]) -> String {
 /// # Errors
 /// [`LoadError`] if no call could be made. Whatever happens to calls afterwards stands in the report.
 pub fn run(config: LoadConfig, on_second: impl FnMut(&Sample)) -> Result<LoadReport, LoadError> {
+    run_as(config, None, on_second)
+}
+
+/// The same; says with `voice` what it has to say: how a client that lies makes its load.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_as(
+    config: LoadConfig,
+    voice: Option<Voice>,
+    on_second: impl FnMut(&Sample),
+) -> Result<LoadReport, LoadError> {
     config.check().map_err(LoadError::Config)?;
     let mut setup = config.setup.clone();
     setup.tuning.sessions_max = config.sessions;
     // Twice the pipeline, so that one late answer does not hold its session up.
     setup.tuning.window = (2 * config.pipeline).min(PIPELINE_MAX);
     let mut client = ClientLoop::new(setup, &config.nodes, config.tuning)?;
+    if let Some(voice) = voice {
+        client.speak_with(voice);
+    }
     let mut load = Load::new(config, on_second);
     client.run(&mut load)?;
     load.report(client.core())

@@ -329,8 +329,8 @@ pub enum Refusal {
     /// Too many bundles wait already.
     #[error("too many bundles wait")]
     Full,
-    /// More questions than one peer gets answered.
-    #[error("the peer asks for more than its share")]
+    /// More questions than one peer gets answered, or more signatures than it gets checked.
+    #[error("the peer takes more than its share")]
     Share,
     /// A signature that does not verify.
     #[error("the signature does not verify")]

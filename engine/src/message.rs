@@ -190,6 +190,46 @@ pub enum Message<'a> {
     },
 }
 
+impl Message<'_> {
+    /// How many signatures of nodes it carries: what it can cost to find out that it is not true. Those of clients
+    /// are not among them.
+    #[must_use]
+    pub fn signatures(&self) -> usize {
+        let of = |report: &Signed<Report>| {
+            let low = report.content.low.as_ref();
+            1 + low.map_or(0, |certificate| certificate.voices.len())
+        };
+        match self {
+            Message::Vote(_) | Message::Checkpoint(_) => 1,
+            Message::Certificate(certificate) => certificate.voices.len(),
+            Message::Proof(proof) | Message::Denied(proof) | Message::Gather { proof, .. } => {
+                proof.votes.len()
+            }
+            Message::Report(report) => of(report),
+            Message::NewRegency(shown) => {
+                shown.proof.votes.len() + shown.voucher.iter().map(of).sum::<usize>()
+            }
+            Message::Submit { .. }
+            | Message::Propose { .. }
+            | Message::Accepted { .. }
+            | Message::Ack { .. }
+            | Message::Status(_)
+            | Message::Pull { .. }
+            | Message::Pulled { .. }
+            | Message::Fetch { .. }
+            | Message::Fetched { .. }
+            | Message::NackAuth { .. }
+            | Message::AckAuth { .. }
+            | Message::WantSignature { .. }
+            | Message::BundleSignature { .. }
+            | Message::AskSettled { .. }
+            | Message::Settled { .. }
+            | Message::Replies { .. }
+            | Message::Busy { .. } => 0,
+        }
+    }
+}
+
 /// Where a node stands; the receiver answers with what is missing (PROTOCOL.md section 3, "Nothing is said only once").
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Status {

@@ -17,6 +17,8 @@ const SERVED_BYTES_MAX: usize = 16 << 20;
 pub struct Peers {
     peers: Vec<Peer>,
     me: NodeId,
+    /// The most signatures that one peer gets checked in T0/4.
+    checks_max: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,6 +29,9 @@ struct Peer {
     /// What was served to it since `served_since`. Bytes.
     served: usize,
     served_since: Time,
+    /// Signatures that it showed since `checked_since`.
+    checked: usize,
+    checked_since: Time,
 }
 
 /// Whether every quorum answers.
@@ -42,9 +47,15 @@ impl Peers {
     /// Nobody heard yet.
     #[must_use]
     pub fn new(configuration: &Configuration, me: NodeId) -> Peers {
+        let quorums = configuration.quorums();
+        // The largest message is a `NewRegency`: a proof, and reports with their certificates. What else a correct
+        // node says in T0/4 comes to less than that.
+        let proof = quorums.leadership.unwrap_or(0);
+        let largest = proof + quorums.report * (1 + quorums.checkpoint);
         Peers {
             peers: vec![Peer::default(); configuration.members().len()],
             me,
+            checks_max: 2 * largest,
         }
     }
 
@@ -89,6 +100,36 @@ impl Peers {
             peer.served += bytes;
         }
         may
+    }
+
+    /// Whether so many more signatures of this peer may be checked: twice what the largest message holds in T0/4, so that
+    /// nobody can keep a node busy with them. What a correct peer says beyond it comes again.
+    pub fn may_check(&mut self, node: NodeId, signatures: usize, now: Time, t0: Duration) -> bool {
+        let Some(peer) = self.peers.get_mut(usize::from(node.0)) else {
+            return false;
+        };
+        if now.since(peer.checked_since) >= t0 / 4 {
+            (peer.checked, peer.checked_since) = (0, now);
+        }
+        peer.checked = peer.checked.saturating_add(signatures);
+        peer.checked <= self.checks_max
+    }
+
+    /// Whether this peer gets no more signatures checked now, so that what shows some need not even be read.
+    #[must_use]
+    pub fn has_spent_checks(&self, node: NodeId, now: Time, t0: Duration) -> bool {
+        let peer = self.peers.get(usize::from(node.0));
+        peer.is_some_and(|peer| {
+            peer.checked > self.checks_max && now.since(peer.checked_since) < t0 / 4
+        })
+    }
+
+    /// A signature that this peer showed is bad. A correct node passes on only what it checked, so this one has shown
+    /// enough for the present T0/4.
+    pub fn showed_bad_signature(&mut self, node: NodeId) {
+        if let Some(peer) = self.peers.get_mut(usize::from(node.0)) {
+            peer.checked = usize::MAX;
+        }
     }
 
     /// Whether every peer was heard at least once.
@@ -137,5 +178,58 @@ impl Peers {
             ready,
             missing: configuration.nodes().minus(serving),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::configuration::{Admission, Limits, Member, Roles};
+    use crate::quorum::FaultModel;
+    use twostep_crypto::Identity;
+
+    fn six() -> Configuration {
+        let member = |node: u8| Member {
+            roles: if node < 4 {
+                Roles::ALL
+            } else {
+                Roles::ACCEPTOR
+            },
+            public: Identity::from_seed([node + 1; 32]).public(),
+        };
+        let members = (0..6).map(member).collect();
+        let (model, limits) = (FaultModel::Fab, Limits::default());
+        Configuration::new(model, 1, members, limits, Admission::Mac, [0; 16]).unwrap()
+    }
+
+    #[test]
+    fn a_peer_gets_two_of_the_largest_messages_checked_and_nothing_more_after_a_bad_signature() {
+        let mut peers = Peers::new(&six(), NodeId(0));
+        let (t0, at) = (Duration::from_millis(100), |ms: u64| Time(ms * 1_000_000));
+        // A proof of 3 votes, 5 reports, each with a certificate of 3 voices.
+        let largest = 3 + 5 * (1 + 3);
+        let liar = NodeId(1);
+        assert!(peers.may_check(liar, largest, at(0), t0));
+        assert!(peers.may_check(liar, largest, at(1), t0));
+        assert!(
+            !peers.has_spent_checks(liar, at(24), t0),
+            "not more than that"
+        );
+        assert!(!peers.may_check(liar, 1, at(24), t0));
+        assert!(peers.has_spent_checks(liar, at(24), t0));
+        assert!(!peers.has_spent_checks(liar, at(25), t0));
+        assert!(
+            peers.may_check(NodeId(2), largest, at(24), t0),
+            "others are not hit"
+        );
+        assert!(
+            peers.may_check(liar, 1, at(25), t0),
+            "another quarter of T0"
+        );
+        peers.showed_bad_signature(liar);
+        assert!(!peers.may_check(liar, 1, at(49), t0));
+        assert!(peers.has_spent_checks(liar, at(49), t0));
+        assert!(peers.may_check(liar, 1, at(50), t0));
+        assert!(!peers.may_check(NodeId(6), 1, at(50), t0), "not a member");
     }
 }

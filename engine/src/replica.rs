@@ -365,6 +365,13 @@ impl<R: Rules> Replica<R> {
         }
     }
 
+    /// Whether a peer has shown so many signatures lately, or a bad one, that what shows more need not even be read
+    /// (see [`Peers::may_check`]).
+    #[must_use]
+    pub fn has_spent_checks(&self, node: NodeId, now: Time) -> bool {
+        self.peers.has_spent_checks(node, now, self.tuning.t0)
+    }
+
     /// Whether every quorum answers.
     #[must_use]
     pub fn readiness(&self, now: Time) -> Readiness {
@@ -415,6 +422,24 @@ impl<R: Rules> Replica<R> {
     }
 
     fn node_message(
+        &mut self,
+        from: NodeId,
+        message: Message<'_>,
+        step: &mut Step<'_>,
+    ) -> Result<(), Refusal> {
+        // Signatures are what is dear to refuse, so each peer gets only so many checked.
+        let (signatures, t0) = (message.signatures(), self.tuning.t0);
+        if signatures > 0 && !self.peers.may_check(from, signatures, step.now, t0) {
+            return Err(Refusal::Share);
+        }
+        let taken = self.checked_message(from, message, step);
+        if signatures > 0 && taken == Err(Refusal::BadSignature) {
+            self.peers.showed_bad_signature(from);
+        }
+        taken
+    }
+
+    fn checked_message(
         &mut self,
         from: NodeId,
         message: Message<'_>,

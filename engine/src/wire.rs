@@ -216,6 +216,23 @@ pub fn decode<'a>(bytes: &'a [u8], pool: &Pool, bounds: &Bounds) -> Result<Messa
     Ok(message)
 }
 
+/// Whether these bytes, if they are a message, carry signatures of nodes: told from the first byte, so that what need
+/// not be checked need not be read.
+#[must_use]
+pub fn shows_signatures(bytes: &[u8]) -> bool {
+    let signed = [
+        CHECKPOINT,
+        CERTIFICATE,
+        VOTE,
+        PROOF,
+        GATHER,
+        REPORT,
+        NEW_REGENCY,
+        DENIED,
+    ];
+    bytes.first().is_some_and(|tag| signed.contains(tag))
+}
+
 fn read_message<'a>(
     reader: &mut Reader<'a>,
     pool: &Pool,

@@ -213,7 +213,7 @@ fn nodes_end_with_their_parent() {
 
 #[test]
 fn bad_flags_say_what_was_expected() {
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 15] = [
         (
             &["--for", "soon"],
             "expected a time such as 10s, 500ms or 2m, found \"soon\"",
@@ -225,15 +225,36 @@ fn bad_flags_say_what_was_expected() {
         (&["--kill-at", "3s=6"], "there is no node 6, only 0 to 5"),
         (
             &["--kill-at", "1s=1", "--kill-at", "1s=2"],
-            "at most f = 1 nodes may be down",
+            "at most f = 1 nodes may be faulty",
         ),
         (
             &["--kill-at", "1s=1", "--kill-leader-at", "2s"],
-            "at most f = 1 nodes may be down",
+            "at most f = 1 nodes may be faulty",
         ),
         (
             &["--kill-leader-at", "0=1"],
             "expected a time such as 10s, 500ms or 2m, found \"0=1\"",
+        ),
+        (
+            &["--kill-at", "1s=1", "--misbehave", "silent"],
+            "at most f = 1 nodes may be faulty",
+        ),
+        (
+            &["--misbehave", "liar"],
+            "there is no strategy `liar`; there are ",
+        ),
+        (
+            &["--misbehave", "silent@9"],
+            "--misbehave: there is no node 9, only 0 to 5",
+        ),
+        (&["--misbehave-at", "2s"], "--misbehave <STRATEGY[@NODE]>"),
+        (
+            &["--mode", "crash", "--misbehave", "silent"],
+            "--misbehave: mode crash bears nodes that stop, not nodes that lie",
+        ),
+        (
+            &["--rate", "fast"],
+            "expected calls per second such as 20000, half or closed, found \"fast\"",
         ),
         (&["--f", "0"], "--f 0: expected 1 to 8"),
         (

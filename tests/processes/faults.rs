@@ -1,21 +1,8 @@
 //! Faults on the links of real processes, and what the session table is for.
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
-
 use serde_json::Value;
 
-use crate::support::{PATIENCE, Testnet, run, twostep};
-
-/// One line to a node's control socket, and its answer.
-fn control(testnet: &Testnet, node: usize, request: &str) -> String {
-    let mut stream = UnixStream::connect(testnet.node(node).join("control.sock")).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(format!("{request}\n").as_bytes()).unwrap();
-    let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer).unwrap();
-    answer
-}
+use crate::support::{Testnet, control, run, twostep};
 
 fn bench(testnet: &Testnet) -> Value {
     let folder = testnet.client(0);

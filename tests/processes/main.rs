@@ -5,6 +5,7 @@
 mod command;
 mod dev;
 mod faults;
+mod lies;
 mod links;
 mod nodes;
 mod support;

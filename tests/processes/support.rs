@@ -1,8 +1,9 @@
 //! Running the command, and clusters of it.
 
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -297,6 +298,16 @@ impl Drop for Testnet {
             }
         }
     }
+}
+
+/// One line to a node's control socket, and its answer.
+pub fn control(testnet: &Testnet, node: usize, request: &str) -> String {
+    let mut stream = UnixStream::connect(testnet.node(node).join("control.sock")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(format!("{request}\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).unwrap();
+    answer
 }
 
 /// Replaces the first `old` in a file.

@@ -11,7 +11,7 @@ use twostep_engine::message::{
 };
 use twostep_engine::tracking::TRACKED_MAX;
 use twostep_engine::types::{ClientId, Decree, Digest, NodeId, Regency, Seq, SessionId, Value};
-use twostep_engine::wire::{Bounds, decode, encode, write_reply};
+use twostep_engine::wire::{Bounds, decode, encode, shows_signatures, write_reply};
 use twostep_net::pool::{Body, Pool};
 
 /// f = 1 in mode F with a small window.
@@ -37,6 +37,10 @@ proptest! {
         encode(&message, &mut out);
         let bytes = &out[before.len()..];
         prop_assert_eq!(&out[..before.len()], &before, "encode appends");
+        prop_assert!(
+            shows_signatures(bytes) || message.signatures() == 0,
+            "signatures are told from the first byte"
+        );
         prop_assert_eq!(&read(bytes), &Ok(message));
         prop_assert!(bytes.len() <= BOUNDS.message_bytes_max(), "{} bytes", bytes.len());
     }

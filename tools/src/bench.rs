@@ -16,7 +16,9 @@ use twostep_engine::quorum::FaultModel;
 use crate::arguments::{Mode, Tunables, duration};
 use crate::cluster::{LocalCluster, LocalPlan, NotReady};
 use crate::interrupt::Interrupt;
-use crate::load::{LoadDefaults, LoadFlags, report_lines, sample_line};
+use crate::load::{
+    LoadDefaults, LoadFlags, Rate, grouped_rate, half_of, report_lines, sample_line,
+};
 
 const LOAD_DEFAULTS: LoadDefaults = LoadDefaults {
     clients: 32,
@@ -112,10 +114,11 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
 
 fn under_load(args: &BenchArgs, folder: &Path, interrupt: &Interrupt) -> Result<LoadReport> {
     let stop = StopFlag::default();
-    let config = args
+    let mut config = args
         .load
         .config(folder, Some(args.duration), &stop, LOAD_DEFAULTS)?;
     let (quiet, interrupt) = (args.json, interrupt.clone());
+    let stopper = stop.clone();
     // Ends with the process: it only passes the user's wish on.
     thread::Builder::new()
         .name("interrupt".to_owned())
@@ -123,8 +126,19 @@ fn under_load(args: &BenchArgs, folder: &Path, interrupt: &Interrupt) -> Result<
             while !interrupt.is_raised() {
                 thread::sleep(Duration::from_millis(50));
             }
-            stop.stop();
+            stopper.stop();
         })?;
+    if args.load.rate == Some(Rate::HalfPeak) {
+        let peak = args.load.peak(folder, &stop, LOAD_DEFAULTS)?;
+        let peak = twostep_bench::run(peak, |_| {})?;
+        if !quiet {
+            println!(
+                "the peak: {} ops/s in a closed loop",
+                grouped_rate(peak.ops_per_s)
+            );
+        }
+        config.rate = Some(half_of(&peak));
+    }
     let each = |sample: &twostep_bench::Sample| {
         if !quiet {
             println!("{}", sample_line(sample));

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use tempfile::TempDir;
 use twostep_engine::configuration::{Configuration, Limits};
-use twostep_engine::node::control;
+use twostep_engine::node::control::{self, Fault, Request};
 use twostep_engine::node::status::{MissingNode, NodeStatus};
 use twostep_engine::node::testnet::{self, TestnetPlan};
 use twostep_engine::node::tunables::NodeOptions;
@@ -120,6 +120,7 @@ impl LocalCluster {
                 child: None,
                 restarted: false,
                 cpu_before_s: 0.0,
+                lied: None,
                 last: None,
             });
         let nodes = nodes.collect();
@@ -266,13 +267,69 @@ impl LocalCluster {
             .collect()
     }
 
-    /// The nodes that count among f: those that do not run, and those that run again and abstain.
+    /// The nodes that count among f: those that do not run, those that run again and abstain, and those that lied.
     pub fn faulty(&self) -> Vec<NodeId> {
         self.nodes
             .iter()
-            .filter(|node| node.child.is_none() || node.restarted)
+            .filter(|node| node.child.is_none() || node.restarted || node.lied.is_some())
             .map(|node| node.id)
             .collect()
+    }
+
+    /// The nodes that were told to lie, and as what.
+    pub fn liars(&self) -> Vec<(NodeId, &str)> {
+        self.nodes
+            .iter()
+            .filter_map(|node| Some((node.id, node.lied.as_deref()?)))
+            .collect()
+    }
+
+    /// What every node last said.
+    pub fn last_said(&self) -> impl Iterator<Item = (NodeId, Option<&NodeStatus>)> {
+        self.nodes.iter().map(|node| (node.id, node.last.as_ref()))
+    }
+
+    /// Tells a node to lie.
+    pub fn misbehave(&mut self, id: NodeId, strategy: &str) -> Result<()> {
+        let node = self.node(id)?;
+        node.tell(&Request::Misbehave {
+            strategy: Some(strategy.to_owned()),
+        })?;
+        node.lied = Some(strategy.to_owned());
+        Ok(())
+    }
+
+    /// Cuts every link between these nodes and the others, both ways; clients keep theirs.
+    pub fn partition(&mut self, side: &[NodeId]) -> Result<()> {
+        let cut = |peer: &LocalNode| {
+            Request::Fault(Fault {
+                peer: Some(peer.id.0),
+                cut: true,
+                ..Fault::default()
+            })
+        };
+        for node in self.nodes.iter().filter(|node| node.child.is_some()) {
+            let there = side.contains(&node.id);
+            for peer in self
+                .nodes
+                .iter()
+                .filter(|peer| side.contains(&peer.id) != there)
+            {
+                node.tell(&cut(peer))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends all faults of links and all lies.
+    pub fn calm(&mut self) -> Result<()> {
+        for node in self.nodes.iter().filter(|node| node.child.is_some()) {
+            node.tell(&Request::Heal {})?;
+            if node.lied.is_some() {
+                node.tell(&Request::Misbehave { strategy: None })?;
+            }
+        }
+        Ok(())
     }
 
     /// The nodes that do not run.

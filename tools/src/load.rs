@@ -19,9 +19,11 @@ pub struct LoadFlags {
     /// Calls that each of them keeps under way [default: 4 in dev, 32 in bench]
     #[arg(long, value_name = "N")]
     pub pipeline: Option<usize>,
-    /// Calls per second in all, due at their times whatever the cluster does; if not given, a call follows a call
-    #[arg(long, value_name = "R")]
-    pub rate: Option<u64>,
+    /// Calls per second in all, due at their times whatever the cluster does; `half`: half as many as it can, measured for
+    /// 3 s before; `closed`: a call follows a call [default: closed, and half in dev if something is to happen at a set
+    /// time]
+    #[arg(long, value_name = "R|half|closed", value_parser = rate)]
+    pub rate: Option<Rate>,
     /// The size of an operation
     #[arg(long, value_name = "BYTES", default_value_t = 64)]
     pub op_bytes: usize,
@@ -29,6 +31,30 @@ pub struct LoadFlags {
     #[arg(long)]
     pub signed: bool,
 }
+
+/// How often to call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rate {
+    /// So often a second.
+    PerSecond(u64),
+    /// Half as often as a closed loop does.
+    HalfPeak,
+    /// A call follows a call.
+    Closed,
+}
+
+fn rate(text: &str) -> Result<Rate, String> {
+    match text {
+        "half" => Ok(Rate::HalfPeak),
+        "closed" => Ok(Rate::Closed),
+        _ => text.parse().map(Rate::PerSecond).map_err(|_| {
+            format!("expected calls per second such as 20000, half or closed, found \"{text}\"")
+        }),
+    }
+}
+
+/// How long the peak is measured.
+pub const PEAK_FOR: Duration = Duration::from_secs(3);
 
 /// What a command takes where the flags say nothing.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +68,8 @@ pub struct LoadDefaults {
 }
 
 impl LoadFlags {
-    /// The load that these flags ask for, made by the client in `folder`, for `duration` or until `stop`.
+    /// The load that these flags ask for, made by the client in `folder`, for `duration` or until `stop`. A closed
+    /// loop unless [`Rate::PerSecond`] is said.
     pub fn config(
         &self,
         folder: &Path,
@@ -58,13 +85,41 @@ impl LoadFlags {
         let mut config = LoadConfig::new(setup, nodes);
         config.sessions = self.clients.unwrap_or(defaults.clients);
         config.pipeline = self.pipeline.unwrap_or(defaults.pipeline);
-        config.rate = self.rate;
+        config.rate = match self.rate {
+            Some(Rate::PerSecond(rate)) => Some(rate),
+            Some(Rate::HalfPeak | Rate::Closed) | None => None,
+        };
         config.op_bytes = self.op_bytes;
         config.duration = duration;
         config.drain = defaults.drain;
         config.stop = stop.clone();
         Ok(config)
     }
+
+    /// The closed loop that tells what half of the peak is.
+    pub fn peak(
+        &self,
+        folder: &Path,
+        stop: &StopFlag,
+        defaults: LoadDefaults,
+    ) -> Result<LoadConfig> {
+        let closed = LoadFlags {
+            rate: Some(Rate::Closed),
+            ..self.clone()
+        };
+        closed.config(folder, Some(PEAK_FOR), stop, defaults)
+    }
+}
+
+/// Half of what a closed loop did, at least 1 call per second.
+pub fn half_of(peak: &LoadReport) -> u64 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a rate is a small positive number, and `as` saturates"
+    )]
+    let half = (peak.ops_per_s / 2.0) as u64;
+    half.max(1)
 }
 
 /// One second in words.
@@ -84,13 +139,17 @@ pub fn sample_line(sample: &Sample) -> String {
 pub fn report_lines(report: &LoadReport) -> Vec<String> {
     let mut lines = vec![
         format!(
-            "{} operations of {} bytes in {:.1} s: {} ops/s, {} clients with {} calls each",
+            "{} operations of {} bytes in {:.1} s: {} ops/s, {} clients with {} calls each{}",
             grouped(report.operations),
             report.op_bytes,
             report.seconds,
             grouped_rate(report.ops_per_s),
             report.sessions,
-            report.pipeline
+            report.pipeline,
+            report.rate.map_or(String::new(), |rate| format!(
+                ", {} calls due per second",
+                grouped(rate)
+            ))
         ),
         format!(
             "latency p50 {}, p99 {}, p99.9 {}, at most {}; longest pause {}",
@@ -161,5 +220,24 @@ mod tests {
         );
         assert_eq!([7, 1_250, 3_900_000].map(time), ["7 µs", "1.2 ms", "3.9 s"]);
         assert_eq!(grouped_rate(51_999.6), "52,000");
+    }
+
+    #[test]
+    fn a_rate_is_a_number_or_half_of_the_peak() {
+        assert_eq!(rate("20000"), Ok(Rate::PerSecond(20_000)));
+        assert_eq!(rate("half"), Ok(Rate::HalfPeak));
+        assert!(
+            rate("fast")
+                .unwrap_err()
+                .contains("such as 20000, half or closed")
+        );
+        let peak = LoadReport {
+            ops_per_s: 9_001.0,
+            ..LoadReport::default()
+        };
+        assert_eq!(
+            (half_of(&peak), half_of(&LoadReport::default())),
+            (4_500, 1)
+        );
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use twostep_engine::node::config::CONFIG_FILE;
-use twostep_engine::node::control;
+use twostep_engine::node::control::{self, Request};
 use twostep_engine::node::status::NodeStatus;
 use twostep_engine::types::NodeId;
 
@@ -34,6 +34,8 @@ pub struct LocalNode {
     pub restarted: bool,
     /// CPU seconds of its earlier processes, as they last said.
     pub cpu_before_s: f64,
+    /// As what it was told to lie. It counts among the faulty ones from then on, even when it is truthful again.
+    pub lied: Option<String>,
     /// What it last said.
     pub last: Option<NodeStatus>,
 }
@@ -84,6 +86,13 @@ impl LocalNode {
         let status = control::status(&self.folder, digests, ANSWER_WITHIN).ok()?;
         self.last = Some(status.clone());
         Some(status)
+    }
+
+    /// Tells it something over its control socket.
+    pub fn tell(&self, request: &Request) -> Result<()> {
+        control::ask(&self.folder, request, ANSWER_WITHIN)
+            .map(|_| ())
+            .with_context(|| format!("node {}", self.id))
     }
 
     /// How its process ended, if it did.

@@ -9,11 +9,17 @@ use crossterm::terminal;
 /// What a key asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Key {
-    /// Kill a node.
-    Kill,
     /// Kill the leader.
     KillLeader,
-    /// Start a killed node again.
+    /// Kill any node.
+    KillNode,
+    /// Let the leader equivocate.
+    Equivocate,
+    /// Let an acceptor vote twice.
+    VoteTwice,
+    /// Part the nodes into two halves.
+    Partition,
+    /// Join them again, end lies, start a killed node again.
     Heal,
     /// End.
     Quit,
@@ -77,8 +83,11 @@ impl Screen {
             // Raw mode takes the signal away from Ctrl-C.
             KeyCode::Char('c' | 'd') if control => Some(Key::Quit),
             KeyCode::Char('q') | KeyCode::Esc => Some(Key::Quit),
-            KeyCode::Char('k') => Some(Key::Kill),
-            KeyCode::Char('l') => Some(Key::KillLeader),
+            KeyCode::Char('k') => Some(Key::KillLeader),
+            KeyCode::Char('n') => Some(Key::KillNode),
+            KeyCode::Char('e') => Some(Key::Equivocate),
+            KeyCode::Char('l') => Some(Key::VoteTwice),
+            KeyCode::Char('p') => Some(Key::Partition),
             KeyCode::Char('h') => Some(Key::Heal),
             _ => None,
         }

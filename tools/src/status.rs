@@ -146,7 +146,7 @@ fn in_words(status: &NodeStatus) -> String {
         status.driver
     ));
     line(format!(
-        "regency {} (node {} leads)  low {}  learned {}  executed {}  up {:.0} s  cpu {:.1} s  clients {}",
+        "regency {} (node {} leads)  low {}  learned {}  executed {}  up {:.0} s  cpu {:.1} s  {} MiB  clients {}",
         status.regency,
         status.leader,
         status.low,
@@ -154,6 +154,7 @@ fn in_words(status: &NodeStatus) -> String {
         status.executed,
         status.uptime_s,
         status.cpu_s,
+        status.resident_bytes >> 20,
         status.client_links
     ));
     if let Some(digests) = &status.digests {
@@ -169,6 +170,14 @@ fn in_words(status: &NodeStatus) -> String {
     if let Some(decree) = status.diverged {
         line(format!(
             "DIVERGED at decree {decree}: its results differ from those of other learners"
+        ));
+    }
+    if let Some(lying) = &status.misbehaviour
+        && let Some(strategy) = &lying.strategy
+    {
+        line(format!(
+            "LIES as it was told to: {strategy}, {} times",
+            lying.lies
         ));
     }
     for missing in &status.missing {

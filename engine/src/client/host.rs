@@ -82,6 +82,11 @@ impl Turn<'_> {
     }
 }
 
+/// Says something else than what a client wants to say, or nothing: how clients that lie speak. It is told whom the
+/// client takes for the leader, to whom what is to be said, and where to say it, in wire form.
+pub type Voice =
+    Box<dyn FnMut(NodeId, NodeSet, &Message<'_>, &mut dyn FnMut(NodeSet, &[u8])) + Send>;
+
 /// How a client's loop runs.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LoopTuning {
@@ -97,6 +102,7 @@ pub struct ClientLoop {
     core: ClientCore,
     configuration: Arc<Configuration>,
     started: Instant,
+    voice: Option<Voice>,
 }
 
 impl ClientLoop {
@@ -138,7 +144,13 @@ impl ClientLoop {
             core,
             configuration,
             started: Instant::now(),
+            voice: None,
         })
+    }
+
+    /// Speaks with this voice from now on: for tests of clients that lie.
+    pub fn speak_with(&mut self, voice: Voice) {
+        self.voice = Some(voice);
     }
 
     /// What makes the loop take a turn, from any thread.
@@ -160,6 +172,7 @@ impl ClientLoop {
             pool: Pool::new(0),
             started: self.started,
             buffer: Vec::new(),
+            voice: &mut self.voice,
         };
         self.reactor.run(&mut service)
     }
@@ -178,6 +191,7 @@ struct Hosting<'a, A> {
     pool: Pool,
     started: Instant,
     buffer: Vec<u8>,
+    voice: &'a mut Option<Voice>,
 }
 
 impl<A> Hosting<'_, A> {
@@ -201,6 +215,8 @@ impl<A: Application> Service for Hosting<'_, A> {
             net,
             application: self.application,
             buffer: &mut self.buffer,
+            leader: self.core.leader(),
+            voice: self.voice,
         };
         self.core.on_message(now, from, &message, &mut outlet);
     }
@@ -236,6 +252,8 @@ impl<A: Application> Service for Hosting<'_, A> {
             net,
             application: self.application,
             buffer: &mut self.buffer,
+            leader: self.core.leader(),
+            voice: self.voice,
         };
         self.core.flush(now, &mut outlet);
     }
@@ -256,18 +274,22 @@ struct Outlet<'a, A> {
     net: &'a mut Net,
     application: &'a mut A,
     buffer: &'a mut Vec<u8>,
+    /// Whom the core takes for the leader.
+    leader: NodeId,
+    voice: &'a mut Option<Voice>,
 }
 
 impl<A: Application> ClientEffects for Outlet<'_, A> {
     fn send(&mut self, to: NodeSet, message: &Message<'_>) {
+        let net = &mut *self.net;
+        if let Some(voice) = self.voice {
+            return voice(self.leader, to, message, &mut |to, bytes| {
+                send_all(net, to, bytes);
+            });
+        }
         self.buffer.clear();
         wire::encode(message, self.buffer);
-        for node in to.iter() {
-            if let Some(link) = self.net.link_to(node) {
-                // What a full link drops is sent again when the call is due.
-                let _ = self.net.send(link, self.buffer);
-            }
-        }
+        send_all(net, to, self.buffer);
     }
 
     fn opened(&mut self, session: SessionHandle, token: u64, result: Result<SessionId, OpenError>) {
@@ -276,6 +298,15 @@ impl<A: Application> ClientEffects for Outlet<'_, A> {
 
     fn done(&mut self, session: SessionHandle, token: u64, outcome: CallOutcome<'_>) {
         self.application.done(self.now, session, token, outcome);
+    }
+}
+
+fn send_all(net: &mut Net, to: NodeSet, bytes: &[u8]) {
+    for node in to.iter() {
+        if let Some(link) = net.link_to(node) {
+            // What a full link drops is sent again when the call is due.
+            let _ = net.send(link, bytes);
+        }
     }
 }
 

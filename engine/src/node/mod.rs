@@ -227,7 +227,7 @@ impl NodeBuilder {
             outbox: effects::Outbox::default(),
             readiness: host::ReadinessLog::new(now),
             refusal_lines: host::LineLimit::new(now),
-            refused: host::RefusedTime::default(),
+            refused: host::RefusedTime::new(),
         };
         let host = Box::new(host);
         Ok(Node {

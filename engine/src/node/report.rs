@@ -67,7 +67,7 @@ impl<S: StateMachine> Host<S> {
                 .as_secs_f64(),
             cpu_s: cpu_seconds(),
             resident_bytes: resident_bytes(),
-            misbehaves: self.machine.misbehaves(),
+            misbehaviour: self.machine.misbehaviour(),
             ready: readiness.ready,
             missing: missing(
                 &peers,

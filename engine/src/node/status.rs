@@ -35,8 +35,8 @@ pub struct NodeStatus {
     pub cpu_s: f64,
     /// Memory of the process that is resident. Bytes; 0 where the system does not tell.
     pub resident_bytes: u64,
-    /// As what it was told to lie, if it was.
-    pub misbehaves: Option<String>,
+    /// Whether it lies; none for a node that cannot be told to.
+    pub misbehaviour: Option<Misbehaviour>,
     /// Whether every quorum answers.
     pub ready: bool,
     /// The nodes that do not serve, and why.
@@ -71,6 +71,15 @@ pub struct NodeStatus {
     pub refused_by_peers: BTreeMap<String, u64>,
     /// What happened on links and in the protocol, by name.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// What a node was told to lie.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Misbehaviour {
+    /// What it lies now; none while it is truthful.
+    pub strategy: Option<String>,
+    /// How often it lied, or withheld something, since it started.
+    pub lies: u64,
 }
 
 /// A node that does not serve.

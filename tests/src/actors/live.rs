@@ -22,6 +22,7 @@ use twostep_engine::machine::To;
 use twostep_engine::message::{
     Message, NewRegency, ProofOfLeadership, RegencyVote, Report, ReportedVote, Status,
 };
+use twostep_engine::node::status::Misbehaviour;
 use twostep_engine::node::{Hosted, NodeConfig, cpu_seconds};
 use twostep_engine::replica::Replica;
 use twostep_engine::types::{ClientId, Decree, Party, Regency, Time};
@@ -83,6 +84,17 @@ pub fn names() -> Vec<&'static str> {
     names.sort_unstable();
     names.dedup();
     names
+}
+
+/// Whether this is a lie of leaders, which a node tells only while it leads.
+#[must_use]
+pub fn is_for_leaders(strategy: &str) -> bool {
+    let part = |one: &str| {
+        let name = one.split(':').next().unwrap_or(one);
+        let fits = |roles: &Roles| part(name, roles).is_ok();
+        fits(&Roles::ALL) && !fits(&Roles::ACCEPTOR) && !fits(&Roles::LEARNER)
+    };
+    strategy.split('+').any(part)
 }
 
 /// What a node with these roles plays under this name.
@@ -174,11 +186,13 @@ impl Hosted for Liar {
         Ok(())
     }
 
-    fn misbehaves(&self) -> Option<String> {
+    fn misbehaviour(&self) -> Option<Misbehaviour> {
         let names = self.plays();
         let plot = self.plot().lock().unwrap_or_else(PoisonError::into_inner);
-        let sent: u64 = plot.lies().values().map(|lies| lies.sent).sum();
-        (!names.is_empty()).then(|| format!("{} ({sent} lies)", names.join("+")))
+        Some(Misbehaviour {
+            strategy: (!names.is_empty()).then(|| names.join("+")),
+            lies: plot.lies().values().map(|lies| lies.sent).sum(),
+        })
     }
 }
 
