@@ -22,9 +22,7 @@ use crate::machine::Refusal;
 use crate::message::ReportedVote;
 use crate::quorum::{Choice, Reported};
 use crate::resend::{Earliest, Resend};
-use crate::rules::Ballot;
-// Their old place, until nobody looks for them here.
-pub use crate::rules::{Rules, Standard, Verdict};
+use crate::rules::{Ballot, Rules, Verdict};
 use crate::types::{Decree, Regency, Time, Value};
 use crate::voucher::Plan;
 use crate::window::{Reset, Window};
@@ -227,6 +225,7 @@ impl Acceptor {
 mod tests {
     use super::*;
     use crate::message::Certificate;
+    use crate::rules::Standard;
     use crate::types::Digest;
 
     const A: Value = Value(Digest([1; 32]));

@@ -131,7 +131,13 @@ impl<R: Rules> Replica<R> {
             .and_then(|learner| learner.body(decree, value));
         let voted = || self.acceptor.as_ref()?.body(decree, value);
         let proposed = || self.proposer.as_ref()?.body(decree, value);
-        learned.or_else(voted).or_else(proposed)
+        let gathered = || match &self.lead {
+            Lead::Gathering(gathering) => gathering
+                .body(decree)
+                .filter(|batch| batch.value() == value),
+            Lead::Following | Lead::Leading => None,
+        };
+        learned.or_else(voted).or_else(proposed).or_else(gathered)
     }
 
     pub(super) fn serve_fetch(

@@ -21,13 +21,13 @@ use twostep_crypto::Signature;
 use twostep_net::pool::Body;
 
 use super::{Replica, Step};
-use crate::acceptor::{Rules, Verdict};
 use crate::batch::{Authenticator, Batch, Bundle};
 use crate::complaint::{Complaints, Consequence, Named};
 use crate::configuration::{Admission, Configuration};
 use crate::doubt::Doubt;
 use crate::machine::{Event, Refusal, To};
 use crate::message::Message;
+use crate::rules::{Rules, Verdict};
 use crate::types::{ClientId, Decree, Digest, NodeId, NodeSet, Party, Regency, Time, Value};
 use crate::window::{Reset, Window};
 
