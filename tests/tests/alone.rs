@@ -279,58 +279,50 @@ fn a_proposers_vote_counts_once_it_is_stored() {
     assert_eq!(node.replica.report().regency, Regency(1));
 }
 
-#[test]
-fn a_report_names_the_low_that_is_stored() {
+/// An acceptor that voted all over its window and then heard of two certificates, and the records of the two lows.
+fn with_two_lows() -> (Alone, [RecordSeq; 2]) {
     let mut node = Alone::new(4);
     let noop = node.noop();
-    let votes = (1..=W).map(|decree| node.hear(0, Alone::proposal(0, decree, &noop)).last);
-    let votes: Vec<Option<RecordSeq>> = votes.collect();
-    node.stored(votes[7].expect("a vote is a record"));
-    // Two certificates come, and the disk is slow.
-    let lows = [K, 2 * K].map(|low| node.hear(1, node.certificate(low)).last);
-    let [first, second] = lows.map(|low| low.expect("a low is a record"));
-
-    let (examiner, configuration) = (
-        Examiner::new(&node.configuration),
-        Arc::clone(&node.configuration),
-    );
-    let report = |node: &mut Alone, regency: u64| -> (u64, Vec<u64>) {
-        let leader = u16::try_from(regency).expect("small");
-        let done = node.hear(leader, node.gather(regency));
-        let held = done.last.expect("a promise is a record");
-        assert_eq!(done.said, []);
-        // The records before the promise come to the disk with it; the report was made before.
-        let said = node.stored(held);
-        let [Said::Report(report)] = &said[..] else {
-            panic!("one report: {said:?}");
-        };
-        let taken = examiner.report(
-            (**report).clone(),
-            Regency(regency),
-            &Checkpoints::new(&configuration),
-        );
-        assert!(taken.is_ok(), "nobody takes such a report: {taken:?}");
-        let content = &report.content;
-        let low = content.low.as_ref().map_or(0, |low| low.decree.0);
-        (
-            low,
-            content.votes.iter().map(|vote| vote.decree.0).collect(),
-        )
-    };
-    assert!(first < second);
-    let mut other = Alone::new(4);
     for decree in 1..=W {
-        other.hear(0, Alone::proposal(0, decree, &noop));
+        node.hear(0, Alone::proposal(0, decree, &noop));
     }
-    let lows = [K, 2 * K].map(|low| other.hear(1, other.certificate(low)).last);
-    assert_eq!(lows, [Some(first), Some(second)], "the same story");
+    let lows = [K, 2 * K].map(|low| node.hear(1, node.certificate(low)).last);
+    (node, lows.map(|low| low.expect("a low is a record")))
+}
 
-    // One node reports before either is stored, the other between them, and both after them.
-    assert_eq!(report(&mut node, 1), (0, (1..=W).collect()));
-    other.stored(first);
-    assert_eq!(report(&mut other, 1), (K, (K + 1..=W).collect()));
-    for node in [&mut node, &mut other] {
-        assert_eq!(report(node, 2), (2 * K, vec![]));
+/// The low and the voted decrees of the report for a regency, which comes to the disk together with all before it.
+fn report(node: &mut Alone, regency: u64) -> (u64, Vec<u64>) {
+    let leader = u16::try_from(regency).expect("small");
+    let done = node.hear(leader, node.gather(regency));
+    assert_eq!(done.said, []);
+    let said = node.stored(done.last.expect("a promise is a record"));
+    let [Said::Report(report)] = &said[..] else {
+        panic!("one report: {said:?}");
+    };
+    let (examiner, checkpoints) = (
+        Examiner::new(&node.configuration),
+        Checkpoints::new(&node.configuration),
+    );
+    let taken = examiner.report((**report).clone(), Regency(regency), &checkpoints);
+    assert!(taken.is_ok(), "nobody takes such a report: {taken:?}");
+    let content = &report.content;
+    let low = content.low.as_ref().map_or(0, |low| low.decree.0);
+    (
+        low,
+        content.votes.iter().map(|vote| vote.decree.0).collect(),
+    )
+}
+
+#[test]
+fn a_report_names_the_low_that_is_stored() {
+    // One node reports before either low is stored, the other between them, and both after them.
+    let (mut before, _) = with_two_lows();
+    assert_eq!(report(&mut before, 1), (0, (1..=W).collect()));
+    let (mut between, [first, _]) = with_two_lows();
+    between.stored(first);
+    assert_eq!(report(&mut between, 1), (K, (K + 1..=W).collect()));
+    for mut node in [before, between] {
+        assert_eq!(report(&mut node, 2), (2 * K, vec![]));
     }
 }
 
