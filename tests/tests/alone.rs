@@ -284,7 +284,8 @@ fn with_two_lows() -> (Alone, [RecordSeq; 2]) {
     let mut node = Alone::new(4);
     let noop = node.noop();
     for decree in 1..=W {
-        node.hear(0, Alone::proposal(0, decree, &noop));
+        let vote = node.hear(0, Alone::proposal(0, decree, &noop)).last;
+        node.stored(vote.expect("a vote is a record"));
     }
     let lows = [K, 2 * K].map(|low| node.hear(1, node.certificate(low)).last);
     (node, lows.map(|low| low.expect("a low is a record")))
