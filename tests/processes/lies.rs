@@ -84,6 +84,31 @@ fn a_node_lies_from_the_start_or_when_it_is_told_to() {
     assert!(wrong.contains("there is no strategy `liar`"), "{wrong}");
 }
 
+/// A client that lies harms nobody else.
+#[test]
+fn clients_lie_where_it_is_allowed() {
+    let bench = |testnet: &Testnet, strategy: &str| {
+        let folder = testnet.client(0);
+        let mut command = twostep(&["bench", "--for", "2s", "--clients", "2", "--pipeline", "2"]);
+        command.args(["--json", "--misbehave", strategy, "--cluster"]);
+        command.arg(folder);
+        run(command)
+    };
+    let testnet = Testnet::new(6, &[]);
+    bench(&testnet, "seq-reuser").refused("cluster.toml does not allow it");
+    let testnet = Testnet::running(6, &["--allow-misbehaviour", "--clients", "2"]);
+    bench(&testnet, "liar")
+        .refused("there is no strategy `liar` of clients; there are bad-tag-one");
+    for strategy in ["bad-tags-f1", "seq-reuser"] {
+        let ended = bench(&testnet, strategy);
+        let report = ended.ok().json();
+        assert_eq!(report["misbehaved"]["strategy"], strategy);
+        assert!(number(&report["misbehaved"], "lies") > 0, "{report}");
+        let put = testnet.call(&testnet.client(1), &["put", "key", strategy]);
+        put.ok();
+    }
+}
+
 /// Whoever leads lies; another leader takes over, and nothing is lost, reordered or done twice.
 #[test]
 fn a_leader_that_lies_is_deposed() {

@@ -2,22 +2,25 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::Args;
 use serde_json::{Value, json};
 use twostep_bench::LoadReport;
 use twostep_bench::config::StopFlag;
 use twostep_engine::node::{ClientFolder, NodeOptions};
 use twostep_engine::quorum::FaultModel;
+use twostep_tests::actors::live;
 
 use crate::arguments::{Mode, Tunables, duration};
 use crate::cluster::{LocalCluster, LocalPlan, NotReady};
 use crate::interrupt::Interrupt;
 use crate::load::{
-    LoadDefaults, LoadFlags, Rate, grouped_rate, half_of, report_lines, sample_line,
+    LoadDefaults, LoadFlags, Rate, grouped, grouped_rate, half_of, report_lines, sample_line,
 };
 
 const LOAD_DEFAULTS: LoadDefaults = LoadDefaults {
@@ -51,6 +54,10 @@ pub struct BenchArgs {
     /// Of the cluster of its own: which faults
     #[arg(long, value_enum, default_value_t = Mode::Fab, conflicts_with = "cluster")]
     mode: Mode,
+    /// Lie as a client, as the named strategy says (an unknown name shows all); in clusters made with `testnet
+    /// --allow-misbehaviour`, and in one of its own. The report is a liar's then, so nothing in it makes the command fail
+    #[arg(long, value_name = "STRATEGY")]
+    misbehave: Option<String>,
     #[command(flatten)]
     load: LoadFlags,
     #[command(flatten)]
@@ -61,12 +68,20 @@ pub struct BenchArgs {
 pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     let interrupt = Interrupt::install()?;
     if let Some(folder) = &args.cluster {
-        let report = under_load(args, folder, &interrupt)?;
-        return print(
-            args,
-            &report,
-            &json!({ "cluster": ClientFolder::load(folder)?.cluster.configuration.cluster() }),
-        );
+        let cluster = ClientFolder::load(folder)?.cluster;
+        if let Some(strategy) = &args.misbehave
+            && !cluster.misbehaviour
+        {
+            bail!(
+                "--misbehave {strategy}: {} does not allow it; make a cluster for it with `twostep testnet \
+                 --allow-misbehaviour`, or leave --cluster out",
+                cluster.path.display()
+            );
+        }
+        let (report, lies) = under_load(args, folder, &interrupt)?;
+        let mut own = json!({ "cluster": cluster.configuration.cluster() });
+        tell_lies(args, lies, &mut own);
+        return print(args, &report, &own);
     }
     let mode = FaultModel::from(args.mode);
     if args.f == 0 || args.f > 8 {
@@ -79,7 +94,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
             f: args.f,
             clients: 1,
             options,
-            misbehaviour: false,
+            misbehaviour: args.misbehave.is_some(),
         },
         &interrupt,
     )?;
@@ -96,13 +111,14 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     }
     cluster.statuses(false);
     let cpu_before_s = cluster.cpu_s();
-    let report = under_load(args, &cluster.client(0), &interrupt)?;
+    let (report, lies) = under_load(args, &cluster.client(0), &interrupt)?;
     cluster.statuses(false);
     #[expect(clippy::cast_precision_loss, reason = "a mean is rounded anyway")]
     let operations = report.operations.max(1) as f64;
     let cpu_us_per_op = ((cluster.cpu_s() - cpu_before_s) * 1e7 / operations).round() / 10.0;
     let nodes = cluster.configuration().members().len();
-    let own = json!({ "mode": mode.to_string(), "f": args.f, "nodes": nodes, "cpu_us_per_op": cpu_us_per_op });
+    let mut own = json!({ "mode": mode.to_string(), "f": args.f, "nodes": nodes, "cpu_us_per_op": cpu_us_per_op });
+    tell_lies(args, lies, &mut own);
     if !args.json {
         println!(
             "mode {mode}, f = {}: {nodes} processes on this machine, {cpu_us_per_op} µs of CPU per operation in all of them together",
@@ -112,7 +128,17 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     print(args, &report, &own)
 }
 
-fn under_load(args: &BenchArgs, folder: &Path, interrupt: &Interrupt) -> Result<LoadReport> {
+fn tell_lies(args: &BenchArgs, lies: u64, own: &mut Value) {
+    if let Some(strategy) = &args.misbehave {
+        own["misbehaved"] = json!({ "strategy": strategy, "lies": lies });
+        if !args.json {
+            println!("this client lied {} times: {strategy}", grouped(lies));
+        }
+    }
+}
+
+/// The report, and how often the client lied.
+fn under_load(args: &BenchArgs, folder: &Path, interrupt: &Interrupt) -> Result<(LoadReport, u64)> {
     let stop = StopFlag::default();
     let mut config = args
         .load
@@ -144,7 +170,14 @@ fn under_load(args: &BenchArgs, folder: &Path, interrupt: &Interrupt) -> Result<
             println!("{}", sample_line(sample));
         }
     };
-    Ok(twostep_bench::run(config, each)?)
+    let lies = Arc::new(AtomicU64::new(0));
+    let voice = args.misbehave.as_deref();
+    let voice = voice.map(|strategy| live::voice(strategy, &config.setup, Arc::clone(&lies)));
+    let voice = voice
+        .transpose()
+        .map_err(|why| anyhow!("--misbehave: {why}"))?;
+    let report = twostep_bench::run_as(config, voice, each)?;
+    Ok((report, lies.load(Ordering::Relaxed)))
 }
 
 fn print(args: &BenchArgs, report: &LoadReport, more: &Value) -> Result<ExitCode> {
@@ -159,7 +192,7 @@ fn print(args: &BenchArgs, report: &LoadReport, more: &Value) -> Result<ExitCode
             .iter()
             .for_each(|line| println!("{line}"));
     }
-    Ok(if report.is_clean() {
+    Ok(if report.is_clean() || args.misbehave.is_some() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

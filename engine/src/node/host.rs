@@ -23,6 +23,7 @@ use crate::machine::{Input, Machine, Refusal};
 use crate::node::Identification;
 use crate::node::control::{Answer, Asked, Fault, FaultDirection, Request};
 use crate::node::effects::{Outbox, Sink};
+use crate::node::refused_time::RefusedTime;
 use crate::node::status::{Misbehaviour, missing};
 use crate::replica::Replica;
 use crate::state_machine::StateMachine;
@@ -187,9 +188,12 @@ impl<S: StateMachine> Host<S> {
 impl<S: StateMachine> Service for Host<S> {
     fn message(&mut self, net: &mut Net, _link: LinkId, from: Party, bytes: &[u8]) {
         let now = self.time(net.now());
-        let (begun, refused) = (self.refused.begin(), self.outbox.refused);
         let spent = |node| self.machine.replica().has_spent_checks(node, now);
-        if wire::shows_signatures(bytes) && from.node().is_some_and(spent) {
+        let dear = wire::shows_signatures(bytes);
+        let unread = dear && from.node().is_some_and(spent);
+        let refused = self.outbox.refused;
+        let begun = self.refused.begin(dear && !unread);
+        if unread {
             self.outbox.refuse(Refusal::Share.name());
         } else {
             // The message borrows `bytes` and takes its body from the pool; both outlive the step.
@@ -252,58 +256,6 @@ impl<S: StateMachine> Service for Host<S> {
     fn stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
-}
-
-/// How much time goes into messages that are refused, estimated from every [`SAMPLE_EVERY`]th message.
-pub(super) struct RefusedTime {
-    messages: u64,
-    sampled: Duration,
-    /// What reading the clock itself adds to a sample.
-    reading: Duration,
-}
-
-/// One reading of the thread's clock, which takes a system call, in so many messages costs nothing that could be
-/// measured. Prime, so that a pattern in what arrives does not hide from it.
-const SAMPLE_EVERY: u32 = 61;
-
-impl RefusedTime {
-    /// Nothing refused yet.
-    pub fn new() -> RefusedTime {
-        let once = |_| {
-            let begun = thread_time();
-            thread_time().saturating_sub(begun)
-        };
-        RefusedTime {
-            messages: 0,
-            sampled: Duration::ZERO,
-            reading: (0..16).map(once).min().unwrap_or_default(),
-        }
-    }
-
-    fn begin(&mut self) -> Option<Duration> {
-        self.messages = self.messages.wrapping_add(1);
-        self.messages
-            .is_multiple_of(u64::from(SAMPLE_EVERY))
-            .then(thread_time)
-    }
-
-    fn end(&mut self, begun: Option<Duration>) {
-        if let Some(begun) = begun {
-            let took = thread_time().saturating_sub(begun);
-            self.sampled += took.saturating_sub(self.reading);
-        }
-    }
-
-    /// What it comes to in CPU time, from decoding to refusing. The time of a link to read and authenticate is not in it.
-    pub fn estimate(&self) -> Duration {
-        self.sampled * SAMPLE_EVERY
-    }
-}
-
-/// CPU time of this thread, which is the loop's.
-fn thread_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::try_from(time).unwrap_or_default()
 }
 
 /// What was last said about readiness, and when to look again.

@@ -67,6 +67,7 @@ pub mod control;
 mod effects;
 pub mod file;
 mod host;
+mod refused_time;
 mod report;
 pub mod status;
 pub mod testnet;
@@ -227,7 +228,7 @@ impl NodeBuilder {
             outbox: effects::Outbox::default(),
             readiness: host::ReadinessLog::new(now),
             refusal_lines: host::LineLimit::new(now),
-            refused: host::RefusedTime::new(),
+            refused: refused_time::RefusedTime::default(),
         };
         let host = Box::new(host);
         Ok(Node {

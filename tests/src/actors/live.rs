@@ -1,4 +1,5 @@
-//! Nodes that lie in real processes: `twostep node --misbehave NAME`, or told to while they run.
+//! Nodes that lie in real processes: `twostep node --misbehave NAME`, or told to while they run; and clients that do:
+//! `twostep bench --misbehave NAME`.
 //!
 //! The same [`Liar`] as in the simulator. It begins truthful, costs nothing while it is, and lies once it is told to,
 //! with the strategies of [`super::STRATEGIES`] and those that make sense against a real clock only:
@@ -12,11 +13,14 @@
 //!
 //! `A+B` plays two; of two that want to change the same message the first does.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use twostep_crypto::Signed;
 use twostep_engine::batch::Batch;
+use twostep_engine::client::ClientSetup;
+use twostep_engine::client::host::Voice;
 use twostep_engine::configuration::Roles;
 use twostep_engine::machine::To;
 use twostep_engine::message::{
@@ -28,6 +32,7 @@ use twostep_engine::replica::Replica;
 use twostep_engine::types::{ClientId, Decree, Party, Regency, Time};
 use twostep_net::pool::Pool;
 
+use super::clients::{CLIENT_STRATEGIES, ClientLiar, client_by_name};
 use super::liar::{Liar, Means, Mouth, Part};
 use super::plot::Plot;
 use super::voting::invented;
@@ -138,6 +143,29 @@ fn part_of(strategy: &str, roles: &Roles) -> Result<(&'static str, Box<dyn Strat
     (entry.fits)(roles)
         .then(|| (entry.name, (entry.make)()))
         .ok_or_else(misfit)
+}
+
+/// Speaks for a client that lies: the voice of `bench --misbehave NAME`. `lies` counts what it lied.
+///
+/// # Errors
+/// Says what strategies of clients there are, if this is none.
+pub fn voice(strategy: &str, setup: &ClientSetup, lies: Arc<AtomicU64>) -> Result<Voice, String> {
+    if client_by_name(strategy).is_none() {
+        let names: Vec<&str> = CLIENT_STRATEGIES.iter().map(|entry| entry.name).collect();
+        return Err(format!(
+            "there is no strategy `{strategy}` of clients; there are {}",
+            names.join(", ")
+        ));
+    }
+    let (configuration, identity) = (&setup.configuration, &setup.identity);
+    let mut liar = ClientLiar::new(strategy, 0, configuration, identity).alone();
+    let pool = Pool::new(POOL_BYTES);
+    Ok(Box::new(move |leader, to, message, say| {
+        for said in liar.alter(to, message, leader, &pool) {
+            say(said.to, &said.bytes);
+        }
+        lies.store(liar.lies().1.sent, Ordering::Relaxed);
+    }))
 }
 
 /// Puts a liar around the replica of a real node, truthful until it is told otherwise: the hook for
