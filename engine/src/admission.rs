@@ -156,6 +156,7 @@ impl Gate {
             content: BundleClaim(bundle),
             signature,
         };
+        self.checked.count(|checked| checked.bundles += 1);
         claim
             .check(&self.scope, &keys.sign)
             .map_err(|_| Refusal::BadSignature)

@@ -190,6 +190,28 @@ fn clients_whose_tags_a_leader_spoils_are_served_after_it() {
 }
 
 #[test]
+fn acceptors_that_doubt_everything_put_nobody_on_signatures() {
+    for f in [1, 2] {
+        for topology in TOPOLOGIES {
+            let plan = plan(f, topology, &[]);
+            let acceptors = match topology {
+                Topology::Shared => 5 * f + 1,
+                Topology::Separate => 3 * f + 1 + 5 * f + 1,
+            };
+            let doubters = (acceptors - f..acceptors).map(|node| Actor {
+                node: NodeId(u16::try_from(node).expect("few nodes")),
+                strategies: vec!["false-doubter"],
+            });
+            let outcome = run(plan, doubters.collect());
+            report("false-doubter", &outcome);
+            assert!(outcome.lies_received > 100);
+            assert_eq!((outcome.regency_changes, outcome.put_on_signatures), (0, 0));
+            assert!(outcome.longest_pause <= DELTA * 12);
+        }
+    }
+}
+
+#[test]
 fn numbers_used_twice_count_once() {
     for topology in TOPOLOGIES {
         let outcome = run(plan(1, topology, &["seq-reuser", "seq-reuser"]), Vec::new());

@@ -542,3 +542,7 @@ impl<R: Rules> Replica<R> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "doubting_tests.rs"]
+mod tests;

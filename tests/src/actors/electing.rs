@@ -7,7 +7,7 @@ use twostep_engine::machine::To;
 use twostep_engine::message::{
     Message, NewRegency, ProofOfLeadership, RegencyVote, Report, Status,
 };
-use twostep_engine::types::{Decree, NodeSet, Party, Regency};
+use twostep_engine::types::{ClientId, Decree, NodeSet, Party, Regency};
 
 use super::liar::Mouth;
 use super::voting::{invent_report, invented};
@@ -245,7 +245,8 @@ impl Strategy for Flooder {
             let proof = ProofOfLeadership {
                 votes: vec![vote.clone()],
             };
-            match mouth.random.below(6) {
+            let (client, bundle) = (ClientId([7; 16]), value.0);
+            match mouth.random.below(9) {
                 0 => mouth.lie(everyone, &Message::Vote(vote)),
                 1 => mouth.lie(everyone, &Message::Gather { regency, proof }),
                 2 => mouth.lie(
@@ -264,6 +265,31 @@ impl Strategy for Flooder {
                     },
                 ),
                 4 => mouth.lie(everyone, &Message::Fetch { decree, value }),
+                5 => mouth.lie(
+                    everyone,
+                    &Message::NackAuth {
+                        regency: mouth.means.regency(),
+                        decree: mouth.means.low().next(),
+                        client,
+                        bundle,
+                    },
+                ),
+                6 => mouth.lie(
+                    everyone,
+                    &Message::AckAuth {
+                        regency,
+                        decree,
+                        bundle,
+                    },
+                ),
+                7 => mouth.lie(
+                    everyone,
+                    &Message::BundleSignature {
+                        client,
+                        bundle,
+                        signature: vote.signature,
+                    },
+                ),
                 _ => mouth.lie(
                     everyone,
                     &Message::Status(Status {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use twostep_crypto::{Identity, Scope, Signable, Signed};
+use twostep_crypto::{Digest, Identity, Scope, Signable, Signed};
 use twostep_engine::batch::{Authenticator, Batch, Bundle, Malformed, TAG_BYTES};
 use twostep_engine::configuration::Configuration;
 use twostep_engine::machine::{Effects, Event, Input, Machine, Question, Record, To, earlier};
@@ -137,6 +137,19 @@ impl Means {
             }
         }
         spoilt.then(|| self.pool.copy(&bytes))
+    }
+
+    /// The bundles of a body, with the clients that they say to be from.
+    #[must_use]
+    pub fn bundles_of(&self, body: &Body) -> Vec<(ClientId, Digest)> {
+        let limits = self.configuration.limits();
+        let mut bundles = Vec::new();
+        // What is malformed holds nothing to talk about.
+        let _ = Batch::parse(body.clone(), &self.scope, limits, |bundle, digest| {
+            bundles.push((bundle.client, *digest));
+            Ok::<(), Malformed>(())
+        });
+        bundles
     }
 
     /// Whose bundle this is.

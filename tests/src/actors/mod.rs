@@ -23,6 +23,7 @@
 //! | `slow-leader` | proposer | proposes once in 1.01 T | the timer (4) |
 //! | `twins` | any | two copies of the node, each true to the part of the network that it hears | one key counts once (2, 3) |
 //! | `tag-spoiler` | proposer | spoils the tags of what it proposes, for all acceptors but one | a leader change; signed retries (5.1) |
+//! | `false-doubter` | acceptor | doubts every bundle, and vouches for whatever others doubt | f+1 doubt or vouch, fewer do nothing (5.1) |
 //! | `flooder` | any | votes, gathers, far decrees, states without end | bounded state (3, 4) |
 
 pub mod clients;
@@ -76,7 +77,7 @@ pub struct Entry {
 }
 
 /// All strategies.
-pub const STRATEGIES: [Entry; 18] = [
+pub const STRATEGIES: [Entry; 19] = [
     entry("silent", any, || Box::new(voting::Silent)),
     entry("equivocating-leader", proposer, || {
         Box::new(leading::Equivocator::split())
@@ -111,6 +112,7 @@ pub const STRATEGIES: [Entry; 18] = [
     entry("censoring-leader", proposer, || Box::new(leading::Censor)),
     entry("slow-leader", proposer, || Box::<leading::Slow>::default()),
     entry("tag-spoiler", proposer, || Box::new(leading::TagSpoiler)),
+    entry("false-doubter", acceptor, || Box::new(voting::FalseDoubter)),
     entry("flooder", any, || Box::<electing::Flooder>::default()),
     entry("twins", any, || Box::<twins::Twins>::default()),
 ];

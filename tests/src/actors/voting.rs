@@ -3,7 +3,7 @@
 use twostep_crypto::Digest;
 use twostep_engine::machine::To;
 use twostep_engine::message::{Message, Report, ReportedVote};
-use twostep_engine::types::{Decree, NodeSet, Regency, Value};
+use twostep_engine::types::{Decree, NodeSet, Party, Regency, Value};
 
 use super::Strategy;
 use super::liar::Mouth;
@@ -14,6 +14,57 @@ pub struct Silent;
 impl Strategy for Silent {
     fn say(&mut self, to: To, _message: &Message<'_>, mouth: &mut Mouth<'_>) -> bool {
         mouth.withhold(to);
+        true
+    }
+}
+
+/// Says that it cannot verify what it can, and vouches for whatever others cannot verify.
+pub struct FalseDoubter;
+
+impl Strategy for FalseDoubter {
+    fn hear(&mut self, from: Party, message: &Message<'_>, mouth: &mut Mouth<'_>) -> bool {
+        let configuration = &mouth.means.configuration;
+        let proposers = mouth.means.proposers();
+        let judges = configuration.acceptors().union(proposers);
+        match (from, message) {
+            (
+                _,
+                Message::Propose {
+                    regency,
+                    decree,
+                    body,
+                    ..
+                },
+            ) => {
+                for (client, bundle) in mouth.means.bundles_of(body) {
+                    let (regency, decree) = (*regency, *decree);
+                    let message = Message::NackAuth {
+                        regency,
+                        decree,
+                        client,
+                        bundle,
+                    };
+                    mouth.lie(judges, &message);
+                }
+            }
+            (
+                Party::Node(node),
+                &Message::NackAuth {
+                    regency,
+                    decree,
+                    bundle,
+                    ..
+                },
+            ) => {
+                let message = Message::AckAuth {
+                    regency,
+                    decree,
+                    bundle,
+                };
+                mouth.lie(NodeSet::one(node), &message);
+            }
+            _ => {}
+        }
         true
     }
 }
