@@ -35,6 +35,10 @@ pub(super) struct Election {
     said: Option<Signed<RegencyVote>>,
     resend: Resend,
     pub(super) progress: Decree,
+    /// What n_l − f learners acknowledged, f+1 correct ones among them, from which all others can pull. The leader is
+    /// judged by this and not by what f+1 acknowledged, as PROTOCOL.md section 4 has it: a leader with f learners for
+    /// accomplices could let one correct learner learn and nobody else for a whole window.
+    common: Decree,
     /// When the learners are asked what is settled; none while this node learns, or nothing is tracked.
     pub(super) ask_at: Option<Time>,
     /// Whether a tracked bundle found no room at this node as leader.
@@ -55,6 +59,7 @@ impl Election {
             said: None,
             resend: Resend::default(),
             progress: Decree::NONE,
+            common: Decree::NONE,
             ask_at: None,
             unordered: false,
         }
@@ -76,16 +81,26 @@ impl Election {
 impl<R: Rules> Replica<R> {
     /// The proposer's clock, at the end of every turn.
     pub(super) fn keep_time(&mut self, step: &mut Step<'_>) {
-        let progress = self.acks.reached_by(self.configuration.quorums().progress);
+        let quorums = self.configuration.quorums();
+        let progress = self.acks.reached_by(quorums.progress);
+        let common = if self.crash_only() {
+            progress
+        } else {
+            self.acks.reached_by(quorums.ack)
+        };
         let Some(election) = &mut self.election else {
             return;
         };
         if progress > election.progress {
             election.progress = progress;
-            election.pacemaker.progressed(step.now, progress);
             self.doubting.progressed(step.now, progress);
         }
-        let waiting = !election.tracking.is_empty() || self.doubting.waits();
+        if common > election.common {
+            election.common = common;
+            election.pacemaker.progressed(step.now, common);
+        }
+        // What one correct learner has and most others have not got waits as well: see `Election::common`.
+        let waiting = !election.tracking.is_empty() || self.doubting.waits() || common < progress;
         election.pacemaker.waiting(step.now, waiting);
         let timeout = election.pacemaker.timeout();
         let patience = Patience {

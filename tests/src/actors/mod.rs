@@ -24,10 +24,12 @@
 //! | `twins` | any | two copies of the node, each true to the part of the network that it hears | one key counts once (2, 3) |
 //! | `tag-spoiler` | proposer | spoils the tags of what it proposes, for all acceptors but one | a leader change; signed retries (5.1) |
 //! | `false-doubter` | acceptor | doubts every bundle, and vouches for whatever others doubt | f+1 doubt or vouch, fewer do nothing (5.1) |
+//! | `favouring-leader` | any | lets one correct learner learn and nobody else, slowly | n_l − f learners make progress (4) |
 //! | `flooder` | any | votes, gathers, far decrees, states without end | bounded state (3, 4) |
 
 pub mod clients;
 pub mod electing;
+pub mod favouring;
 pub mod leading;
 pub mod learning;
 pub mod liar;
@@ -77,7 +79,7 @@ pub struct Entry {
 }
 
 /// All strategies.
-pub const STRATEGIES: [Entry; 19] = [
+pub const STRATEGIES: [Entry; 20] = [
     entry("silent", any, || Box::new(voting::Silent)),
     entry("equivocating-leader", proposer, || {
         Box::new(leading::Equivocator::split())
@@ -113,6 +115,9 @@ pub const STRATEGIES: [Entry; 19] = [
     entry("slow-leader", proposer, || Box::<leading::Slow>::default()),
     entry("tag-spoiler", proposer, || Box::new(leading::TagSpoiler)),
     entry("false-doubter", acceptor, || Box::new(voting::FalseDoubter)),
+    entry("favouring-leader", any, || {
+        Box::<favouring::Favourer>::default()
+    }),
     entry("flooder", any, || Box::<electing::Flooder>::default()),
     entry("twins", any, || Box::<twins::Twins>::default()),
 ];

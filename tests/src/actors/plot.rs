@@ -35,6 +35,7 @@ pub struct Plot {
     values: BTreeMap<Decree, Vec<Value>>,
     reports: BTreeMap<Regency, BTreeMap<NodeId, Signed<Report>>>,
     vouchers: BTreeMap<Regency, NewRegency>,
+    progress: Decree,
 }
 
 impl Plot {
@@ -54,6 +55,22 @@ impl Plot {
             alone: true,
             ..Plot::new(NodeSet::one(node))
         }
+    }
+
+    /// The nodes that are in it.
+    #[must_use]
+    pub fn liars(&self) -> NodeSet {
+        self.byzantine
+    }
+
+    /// The learner that they favour has learned so far.
+    pub(super) fn progressed(&mut self, learned: Decree) {
+        self.progress = self.progress.max(learned);
+    }
+
+    /// How far it has.
+    pub(super) fn progress(&self) -> Decree {
+        self.progress
     }
 
     /// A lie was told in these bytes.

@@ -13,6 +13,9 @@ use crate::actors::{STRATEGIES, by_name};
 use crate::random::Random;
 use crate::topology::{Topology, roles};
 
+/// What all liars of a seed play if one of them does.
+const COLLUSION: &str = "favouring-leader";
+
 /// A world as without liars, in which liars take the place of nodes that stop. `strategy` is played by one of them.
 pub(super) fn draw(frame: &Frame, strategy: Option<&'static str>, seed: u64) -> Plan {
     let random = &mut Random::fork(seed, "actors");
@@ -110,18 +113,12 @@ fn liars(
     if let Some(node) = stopped {
         used = held(usize::from(node.0));
     }
-    // As with stops: where proposers do not learn, nobody deposes the first one yet.
-    let fixed = (topology == Topology::Separate).then_some(0);
     for node in order {
         let known = actors.iter().any(|actor| actor.node == id(node));
         let after: Vec<usize> = (0..3)
             .map(|class| used[class] + held(node)[class])
             .collect();
-        if known
-            || stopped == Some(id(node))
-            || fixed == Some(node)
-            || after.iter().any(|count| *count > f)
-        {
+        if known || stopped == Some(id(node)) || after.iter().any(|count| *count > f) {
             continue;
         }
         used.copy_from_slice(&after);
@@ -138,6 +135,14 @@ fn liars(
             node: id(node),
             strategies,
         });
+    }
+    // Alone a favourer does nothing.
+    let plays = |actor: &Actor| actor.strategies.contains(&COLLUSION);
+    if actors.iter().any(plays) {
+        for actor in &mut actors {
+            actor.strategies.retain(|name| *name != COLLUSION);
+            actor.strategies.insert(0, COLLUSION);
+        }
     }
     actors
 }
