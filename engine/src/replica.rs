@@ -23,7 +23,7 @@ mod retrying;
 mod saying;
 mod suspecting;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -198,6 +198,10 @@ struct Pull {
     times: u32,
     /// What was learned when the time was set: progress postpones a pull.
     learned: Decree,
+    /// Who was asked for which body, and when. At most W entries.
+    asked: BTreeMap<Decree, (NodeId, Time)>,
+    /// Those that were asked for a body in vain since the gap opened: others are asked first.
+    shy: NodeSet,
 }
 
 /// What a replica says about itself, for status pages and tests.

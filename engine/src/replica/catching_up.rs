@@ -11,7 +11,7 @@ use crate::quorum::FaultModel;
 use crate::recovery::Lead;
 use crate::resend;
 use crate::rules::Rules;
-use crate::types::{Decree, NodeId, NodeSet, Value};
+use crate::types::{Decree, NodeId, NodeSet, Time, Value};
 
 impl<R: Rules> Replica<R> {
     pub(super) fn take_status(
@@ -112,8 +112,18 @@ impl<R: Rules> Replica<R> {
         let mut decree = first;
         for value in values.iter() {
             if learner.pulled(from, decree, value) && learner.body(decree, value).is_none() {
+                let shy = self.pull.shy;
+                let willing = learner
+                    .answered(decree, value)
+                    .find(|node| !shy.contains(*node));
+                let holder = if shy.contains(from) {
+                    willing.unwrap_or(from)
+                } else {
+                    from
+                };
+                self.pull.asked.insert(decree, (holder, step.now));
                 step.fx.send(
-                    To::Nodes(NodeSet::one(from)),
+                    To::Nodes(NodeSet::one(holder)),
                     &Message::Fetch { decree, value },
                 );
             }
@@ -251,28 +261,34 @@ impl<R: Rules> Replica<R> {
         };
         step.fx.send(To::Nodes(others), &message);
         step.fx.observe(Event::SentAgain(Again::Pull));
-        for (decree, value) in learner
+        // Whoever was asked long ago and did not answer withholds bodies, or has stopped.
+        let long_ago = |(_, at): &(NodeId, Time)| step.now.since(*at) >= self.tuning.t0 / 4;
+        let asked = std::mem::take(&mut self.pull.asked);
+        let lacking: Vec<(Decree, Value)> = learner
             .lacking_bodies()
             .take(usize::try_from(PULL_MAX).expect("a small number"))
-        {
-            // Each time somebody else: a liar may withhold a body, but cannot do so for everyone. Those that
-            // answered a pull have it for sure, but all of them may have stopped: every other time anyone is asked.
+            .collect();
+        let in_vain = lacking.iter().filter_map(|(decree, _)| asked.get(decree));
+        for (node, _) in in_vain.filter(|asked| long_ago(asked)) {
+            self.pull.shy.insert(*node);
+        }
+        for (decree, value) in lacking {
+            // f+1 at a time, one of which is correct, and each time others. Those that answered a pull have the body
+            // for sure, but all of them may have stopped: every other time anyone is asked.
             let others = self.others();
             let holders: NodeSet = learner.answered(decree, value).collect();
             let holders = holders.minus(me);
             let sure = self.pull.times.is_multiple_of(2) && !holders.is_empty();
             let holders = if sure { holders } else { others };
+            let willing = holders.minus(self.pull.shy);
+            let holders = if willing.is_empty() { holders } else { willing };
             let turn = (u64::from(self.pull.times / 2) + decree.0) % holders.len().max(1) as u64;
-            let Some(holder) = holders
-                .iter()
-                .nth(usize::try_from(turn).expect("below the number of nodes"))
-            else {
-                continue;
-            };
-            step.fx.send(
-                To::Nodes(NodeSet::one(holder)),
-                &Message::Fetch { decree, value },
-            );
+            let turn = usize::try_from(turn).expect("below the number of nodes");
+            let count = self.configuration.quorums().pull.min(holders.len());
+            let twice = holders.iter().chain(holders.iter());
+            let chosen: NodeSet = twice.skip(turn).take(count).collect();
+            step.fx
+                .send(To::Nodes(chosen), &Message::Fetch { decree, value });
             step.fx.observe(Event::SentAgain(Again::Fetch));
         }
         let wait = resend::wait(self.tuning.t0, self.pull.times);
