@@ -87,7 +87,7 @@ impl Strategy for Favourer {
             }
             // What the favourite executed is settled as soon as one more learner says so.
             (Party::Node(node), Message::AskSettled { names }) if learns => {
-                let names = names.clone();
+                let names = *names;
                 mouth.lie(NodeSet::one(node), &Message::Settled { names });
             }
             _ => {}
