@@ -198,6 +198,7 @@ impl<S: StateMachine> Executor<S> {
             let settled = if session == SessionId::NONE {
                 self.recent_opens.contains(names.client, seq)
                     || self.sessions.opened(names.client, seq).is_some()
+                    || self.sessions.is_at_share(names.client)
             } else {
                 session.decree <= self.executed && self.sessions.settled(names.client, session, seq)
             };
@@ -326,7 +327,7 @@ struct RecentOpens {
 }
 
 impl RecentOpens {
-    /// So many are remembered: more than can be ordered between two questions of a proposer.
+    /// So many are remembered. A client that opens more in a hurry has its full share of sessions.
     const MAX: usize = 4096;
 
     fn insert(&mut self, client: ClientId, nonce: Seq) {

@@ -2,7 +2,7 @@
 //!
 //! | message | from | to | guarded by | said again |
 //! |---|---|---|---|---|
-//! | `Submit` | client | leader; on retry all proposers and learners | authenticator in the bundle | by the client |
+//! | `Submit` | client; proposer, for a signed retry | leader; on retry all proposers and learners | authenticator in the bundle | by the client; to the leader, every T0 while it is tracked |
 //! | `Propose` | leader(r) | acceptors, learners | link MAC; the value is the body's digest | every T0/4 until n_l − f acks |
 //! | `Accepted` | acceptor | learners | link MAC | every T0/4 to each learner until its ack or low ≥ d |
 //! | `Replies` | learner | client | link MAC | when the client retries |
@@ -113,6 +113,8 @@ pub enum Message<'a> {
     },
     /// `Executed?` of PROTOCOL.md section 4: a proposer asks which of these requests a leader need not order any more.
     AskSettled {
+        /// How far a learner must have executed to answer: one that is behind may take for too far ahead what is not.
+        executed: Decree,
         /// Those that it tracks of one client.
         names: RequestNames<'a>,
     },

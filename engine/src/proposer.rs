@@ -32,6 +32,9 @@ const SEEN_MAX: usize = 16_384;
 pub struct Proposer {
     waiting: VecDeque<Bundle>,
     waiting_bytes: usize,
+    /// Retries, which go first and have room of their own: they are what a leader is judged by.
+    retries: VecDeque<Bundle>,
+    retries_bytes: usize,
     /// The highest decree that was proposed.
     proposed: Decree,
     slots: Window<Slot>,
@@ -60,6 +63,8 @@ impl Proposer {
         Proposer {
             waiting: VecDeque::new(),
             waiting_bytes: 0,
+            retries: VecDeque::new(),
+            retries_bytes: 0,
             proposed: Decree::NONE,
             slots: Window::new(Decree::NONE, window, Slot::default),
             resend: Earliest::default(),
@@ -84,7 +89,7 @@ impl Proposer {
     /// How many bundles wait.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.waiting.len()
+        self.waiting.len() + self.retries.len()
     }
 
     /// The highest decree that was proposed.
@@ -105,9 +110,14 @@ impl Proposer {
     ) -> Option<(Decree, Batch)> {
         let decree = self.proposed.next();
         let free = self.proposed.since(progress) < in_flight_max && self.slots.contains(decree);
-        if self.waiting.is_empty() || !free {
+        if self.waiting() == 0 || !free {
             return None;
         }
+        while let Some(bundle) = self.retries.pop_back() {
+            self.waiting_bytes += bundle.len();
+            self.waiting.push_front(bundle);
+        }
+        self.retries_bytes = 0;
         let batch = Batch::assemble(pool, scope, &mut self.waiting, bytes_max);
         self.waiting_bytes -= batch.bundles_len();
         self.proposed = decree;
@@ -128,12 +138,22 @@ impl Proposer {
         if self.seen.contains(&digest) {
             return Ok(());
         }
-        self.submit(bundle, tuning)?;
+        let bytes = self.retries_bytes + bundle.len();
+        if self.retries.len() >= tuning.waiting_bundles_max || bytes > tuning.waiting_bytes_max {
+            return Err(Refusal::Full);
+        }
+        self.retries_bytes = bytes;
+        self.retries.push_back(bundle);
         if self.seen.len() >= SEEN_MAX {
             self.seen.clear();
         }
         self.seen.insert(digest);
         Ok(())
+    }
+
+    /// Forgets that a retry was taken, so that it is taken again; whether it had been taken.
+    pub fn forget(&mut self, digest: &Digest) -> bool {
+        self.seen.remove(digest)
     }
 
     /// Another proposer leads: what was proposed is its business now, and clients send to it again.
@@ -146,6 +166,8 @@ impl Proposer {
         }
         self.waiting.clear();
         self.waiting_bytes = 0;
+        self.retries.clear();
+        self.retries_bytes = 0;
         self.seen.clear();
         self.resend = Earliest::default();
     }
@@ -209,17 +231,23 @@ impl Proposer {
 
     /// Forgets the tagged bundles of a client that wait: it is to send them again, signed.
     pub fn drop_tagged(&mut self, client: ClientId) {
-        let (bytes, seen) = (&mut self.waiting_bytes, &mut self.seen);
-        self.waiting.retain(|bundle| {
-            let view = bundle.view();
-            let drop = view.client == client && matches!(view.authenticator, Authenticator::Mac(_));
-            if drop {
-                *bytes -= bundle.len();
-                // The signed form has the same digest.
-                seen.remove(&bundle.digest());
-            }
-            !drop
-        });
+        let queues = [
+            (&mut self.waiting, &mut self.waiting_bytes),
+            (&mut self.retries, &mut self.retries_bytes),
+        ];
+        for (queue, bytes) in queues {
+            queue.retain(|bundle| {
+                let view = bundle.view();
+                let tagged = matches!(view.authenticator, Authenticator::Mac(_));
+                let drop = tagged && view.client == client;
+                if drop {
+                    *bytes -= bundle.len();
+                    // The signed form has the same digest.
+                    self.seen.remove(&bundle.digest());
+                }
+                !drop
+            });
+        }
     }
 
     /// A body that it proposed.

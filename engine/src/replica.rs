@@ -492,7 +492,7 @@ impl<R: Rules> Replica<R> {
             Message::Report(report) => self.take_report(from, *report, step),
             Message::NewRegency(shown) => self.take_new_regency(*shown, step),
             Message::Submit { bundle, .. } => self.take_relay(from, bundle, step),
-            Message::AskSettled { names } => self.take_ask(from, names, step),
+            Message::AskSettled { executed, names } => self.take_ask(from, executed, names, step),
             Message::Settled { names } => self.take_settled(from, names),
             Message::NackAuth {
                 regency,
@@ -563,6 +563,7 @@ impl<R: Rules> Machine for Replica<R> {
                 self.end_tracking(replies);
                 self.answer(replies, step);
             }
+            Input::Settled { asker, names } if asker == self.me => self.end_settled(names),
             Input::Settled { asker, names } => step
                 .fx
                 .send(To::Nodes(NodeSet::one(asker)), &Message::Settled { names }),

@@ -261,6 +261,14 @@ impl SessionTable {
         }
     }
 
+    /// Whether a client has all the sessions that it may have, so that another Open would drop one.
+    #[must_use]
+    pub fn is_at_share(&self, client: ClientId) -> bool {
+        self.share_of
+            .get(&client)
+            .is_some_and(|share| self.shares[*share as usize].sessions >= self.share_max)
+    }
+
     /// Whether ordering a request now would execute nothing: it was executed, or is refused. For an Open, which has no
     /// session yet, see [`SessionTable::opened`].
     #[must_use]

@@ -8,7 +8,8 @@
 //! | W decrees were acknowledged since f+1 proposers relayed it | overdue: the leader serves others and not this one |
 //! | executed here, or settled as f+1 learners say | forgotten |
 //!
-//! Only signed requests count (mode C: any), so that nobody can depose a leader with junk. Bounded: at most
+//! Only signed requests count (mode C: any), so that nobody can depose a leader with junk; and only what can be executed:
+//! in a session that some decree can have opened by now, or an Open. Bounded: at most
 //! [`TRACKED_MAX`] requests and [`CLIENT_BYTES_MAX`] bytes of one client, and a number of bytes in all. What is above a
 //! bound is served, but not watched over.
 
@@ -63,6 +64,18 @@ pub struct Patience {
     pub time: Duration,
     /// After so many decrees went by since enough proposers relayed it: W.
     pub decrees: u64,
+    /// But not before it has waited so long: a fast leader may do W decrees before anybody can know that the request is
+    /// among them.
+    pub least: Duration,
+}
+
+/// What was new about a bundle.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct News {
+    /// Some of its requests were not tracked before.
+    pub requests: bool,
+    /// Its relayer had not passed on some of its requests before.
+    pub relayer: bool,
 }
 
 impl Tracking {
@@ -78,16 +91,18 @@ impl Tracking {
         }
     }
 
-    /// Tracks the requests of a bundle whose signature was checked; true if some were not tracked before. `relayer` is
-    /// the proposer that passed it on, or this one if it came from the client; `progress` is what f+1 learners
-    /// acknowledged.
-    pub fn track(&mut self, bundle: &Bundle, relayer: NodeId, now: Time, progress: Decree) -> bool {
+    /// Tracks the requests of a bundle whose signature was checked. `relayer` is the proposer that passed it on, or this
+    /// one if it came from the client; `progress` is what f+1 learners acknowledged.
+    pub fn track(&mut self, bundle: &Bundle, relayer: NodeId, now: Time, progress: Decree) -> News {
         let view = bundle.view();
         let waiting = self.clients.entry(view.client).or_default();
         let fits = waiting.bundles.is_empty() || waiting.bytes + bundle.len() <= CLIENT_BYTES_MAX;
         let room = fits && self.bytes + bundle.len() <= self.bytes_max;
         let before = waiting.requests.len();
-        for name in view.requests().map(|request| name(&request)) {
+        let mut news = News::default();
+        let names = view.requests().filter_map(|request| name(&request));
+        // A client uses a session when f+1 learners have told it that it is open.
+        for name in names.filter(|(session, _)| session.decree <= progress) {
             if room && waiting.requests.len() < TRACKED_MAX {
                 waiting.requests.entry(name).or_insert(Tracked {
                     since: now,
@@ -97,21 +112,21 @@ impl Tracking {
                 });
             }
             if let Some(tracked) = waiting.requests.get_mut(&name) {
-                tracked.relayers.insert(relayer);
+                news.relayer |= tracked.relayers.insert(relayer);
                 if tracked.relayers.len() >= self.relay_quorum {
                     tracked.relayed_at.get_or_insert(progress);
                 }
             }
         }
-        let new = waiting.requests.len() > before;
-        if new {
+        news.requests = waiting.requests.len() > before;
+        if news.requests {
             waiting.bundles.push(bundle.clone());
             waiting.bytes += bundle.len();
             self.bytes += bundle.len();
         } else if waiting.requests.is_empty() {
             self.clients.remove(&view.client);
         }
-        new
+        news
     }
 
     /// The bundle of this digest, if it is kept: its signature was checked already.
@@ -128,13 +143,17 @@ impl Tracking {
 
     /// The names of all requests that wait, by client, as [`RequestNames`] carry them.
     pub fn names(&self) -> impl Iterator<Item = (ClientId, Vec<u8>)> {
-        self.clients.iter().map(|(client, waiting)| {
-            let mut names = Vec::new();
-            for (session, seq) in waiting.requests.keys() {
-                RequestNames::write(*session, *seq, &mut names);
-            }
-            (*client, names)
-        })
+        self.clients
+            .iter()
+            .map(|(client, waiting)| (*client, waiting.names()))
+    }
+
+    /// The names of one client's requests that wait.
+    #[must_use]
+    pub fn names_of(&self, client: ClientId) -> Vec<u8> {
+        self.clients
+            .get(&client)
+            .map_or_else(Vec::new, Waiting::names)
     }
 
     /// Forgets what was executed, or ordered and refused.
@@ -179,7 +198,8 @@ impl Tracking {
             let passed_over = tracked
                 .relayed_at
                 .is_some_and(|at| progress.since(at) >= patience.decrees);
-            passed_over || now.since(tracked.since) >= patience.time
+            let waited = now.since(tracked.since);
+            passed_over && waited >= patience.least || waited >= patience.time
         });
         if overdue {
             self.restart(now, progress);
@@ -223,7 +243,8 @@ impl Tracking {
         }
         let requests = &waiting.requests;
         let waits = |bundle: &Bundle| {
-            let mut names = bundle.view().requests().map(|request| name(&request));
+            let view = bundle.view();
+            let mut names = view.requests().filter_map(|request| name(&request));
             names.any(|name| requests.contains_key(&name))
         };
         waiting.bundles.retain(waits);
@@ -236,10 +257,23 @@ impl Tracking {
     }
 }
 
-fn name(request: &Request<'_>) -> Name {
+impl Waiting {
+    fn names(&self) -> Vec<u8> {
+        let mut names = Vec::new();
+        for (session, seq) in self.requests.keys() {
+            RequestNames::write(*session, *seq, &mut names);
+        }
+        names
+    }
+}
+
+/// None of an operation without a session: nobody will ever execute it.
+fn name(request: &Request<'_>) -> Option<Name> {
     match request.kind {
-        RequestKind::Open => (SessionId::NONE, request.seq),
-        RequestKind::Operation => (request.session, request.seq),
+        RequestKind::Open => Some((SessionId::NONE, request.seq)),
+        RequestKind::Operation => {
+            (request.session != SessionId::NONE).then_some((request.session, request.seq))
+        }
     }
 }
 

@@ -26,7 +26,7 @@
 //! | 17 | `Report` | signed report |
 //! | 18 | `NewRegency` | regency u64 · proof · count u16 · signed report … (ascending by signer) |
 //! | 19 | `Denied` | proof |
-//! | 20 | `AskSettled` | names |
+//! | 20 | `AskSettled` | executed u64 · names |
 //! | 21 | `Settled` | names |
 //! | 22 | `NackAuth` | regency u64 · decree u64 · client · bundle digest |
 //! | 23 | `AckAuth` | regency u64 · decree u64 · bundle digest |
@@ -195,8 +195,15 @@ pub fn encode(message: &Message<'_>, out: &mut Vec<u8>) {
             out.push(DENIED);
             proofs::write_proof(proof, out);
         }
-        Message::AskSettled { names } => write_names(ASK_SETTLED, *names, out),
-        Message::Settled { names } => write_names(SETTLED, *names, out),
+        Message::AskSettled { executed, names } => {
+            out.push(ASK_SETTLED);
+            out.extend_from_slice(&executed.0.to_le_bytes());
+            write_names(*names, out);
+        }
+        Message::Settled { names } => {
+            out.push(SETTLED);
+            write_names(*names, out);
+        }
         Message::NackAuth { .. }
         | Message::AckAuth { .. }
         | Message::WantSignature { .. }
@@ -301,6 +308,7 @@ fn read_message<'a>(
         NEW_REGENCY => Message::NewRegency(Box::new(proofs::read_new_regency(reader, bounds)?)),
         DENIED => Message::Denied(proofs::read_proof(reader, bounds)?),
         ASK_SETTLED => Message::AskSettled {
+            executed: Decree(reader.u64("AskSettled")?),
             names: read_names(reader)?,
         },
         SETTLED => Message::Settled {
@@ -329,8 +337,7 @@ fn write_fetch(tag: u8, decree: Decree, value: Value, out: &mut Vec<u8>) {
     out.extend_from_slice(&value.0.0);
 }
 
-fn write_names(tag: u8, names: RequestNames<'_>, out: &mut Vec<u8>) {
-    out.push(tag);
+fn write_names(names: RequestNames<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(&names.client.0);
     out.extend_from_slice(&length(names.len()).to_le_bytes());
     out.extend_from_slice(names.bytes());

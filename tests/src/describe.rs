@@ -95,7 +95,7 @@ pub fn message(message: &Message<'_>) -> String {
             new.voucher.len()
         ),
         Message::Denied(proof) => format!("Denied by {} votes", proof.votes.len()),
-        Message::AskSettled { names } => format!("AskSettled {} requests", names.len()),
+        Message::AskSettled { names, .. } => format!("AskSettled {} requests", names.len()),
         Message::Settled { names } => format!("Settled {} requests", names.len()),
         Message::NackAuth {
             regency, decree, ..

@@ -366,7 +366,13 @@ fn messages<'a>(replies: &'a [u8], names: &'a [u8]) -> Vec<(&'static str, Messag
             })),
         ),
         ("denied", Message::Denied(proof())),
-        ("ask_settled", Message::AskSettled { names }),
+        (
+            "ask_settled",
+            Message::AskSettled {
+                executed: decree,
+                names,
+            },
+        ),
         ("settled", Message::Settled { names }),
         (
             "nack_auth",

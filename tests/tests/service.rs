@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use twostep_crypto::{MacKey, authenticator_key};
+use twostep_engine::batch::{BundleWriter, Request, RequestKind};
 use twostep_engine::configuration::Limits;
 use twostep_engine::machine::Event;
+use twostep_engine::message::Message;
 use twostep_engine::quorum::FaultModel;
-use twostep_engine::types::{NodeId, NodeSet, Time};
+use twostep_engine::types::{Decree, NodeId, NodeSet, Seq, SessionId, Time};
 use twostep_tests::actors::troupe::{Actor, Troupe};
 use twostep_tests::plan::Plan;
 use twostep_tests::topology::{Topology, client_identity};
@@ -121,4 +124,111 @@ fn follow(world: &mut World<'_>, timeouts: &mut [Duration; 4]) {
         }
     }
     world.keep_observed();
+}
+
+/// What a lying proposer may pass on as a client's retry.
+#[derive(Clone, Copy, Debug)]
+enum Junk {
+    /// Signed and executed before.
+    Replayed,
+    /// Signed and new, but not told to the leader.
+    KeptFromTheLeader,
+    /// With tags that only some nodes can verify.
+    Tagged,
+    /// Signed, for a session that cannot exist yet.
+    OfNoSession,
+}
+
+#[test]
+fn a_proposer_deposes_nobody_by_what_it_passes_on() {
+    let kinds = [
+        Junk::Replayed,
+        Junk::KeptFromTheLeader,
+        Junk::Tagged,
+        Junk::OfNoSession,
+    ];
+    for (topology, model) in [
+        (Topology::Shared, FaultModel::Fab),
+        (Topology::Separate, FaultModel::Fab),
+        (Topology::Shared, FaultModel::Crash),
+    ] {
+        for junk in kinds {
+            pass_on(junk, topology, model);
+        }
+    }
+}
+
+/// The last proposer passes junk on, again and again, while the client calls now and then; nobody changes the leader.
+fn pass_on(junk: Junk, topology: Topology, model: FaultModel) {
+    let mut plan = plan(1, topology);
+    plan.model = model;
+    let mut world = World::new(plan, 1, &Honest, false);
+    world.set_clients_busy(false);
+    assert!(
+        world
+            .run(Time(u64::MAX), World::sessions_open)
+            .expect("clean")
+    );
+    let proposers: NodeSet = world.configuration().proposers().iter().copied().collect();
+    let liar = proposers.iter().last().expect("some proposer");
+    let leader = NodeSet::one(NodeId(0));
+    let others = proposers.minus(leader).minus(NodeSet::one(liar));
+    for round in 0..20 {
+        let to = match junk {
+            Junk::Replayed if round == 0 => proposers,
+            Junk::Tagged | Junk::OfNoSession => proposers,
+            Junk::Replayed | Junk::KeptFromTheLeader => others,
+        };
+        let bundle = junk_bundle(&world, junk, round);
+        world.allow(&bundle);
+        let message = Message::Submit {
+            retry: true,
+            bundle: &bundle,
+        };
+        world.forge(liar, to, &message);
+        let committed = world.committed();
+        world.ask(0, 1);
+        let next = world.now() + UNIT * T0_UNITS * 3;
+        world.run(next, |_| false).expect("clean");
+        let case = format!("{junk:?}, {topology:?}, {model:?}, round {round}");
+        assert_eq!(world.regency_changes(), 0, "{case}");
+        assert_eq!(world.committed(), committed + 1, "{case}");
+    }
+}
+
+fn junk_bundle(world: &World<'_>, junk: Junk, round: u64) -> Vec<u8> {
+    let (scope, client) = (world.configuration().scope(), client_identity(0));
+    let (session, kind) = match junk {
+        Junk::OfNoSession => (u64::MAX, RequestKind::Operation),
+        Junk::Tagged => (1, RequestKind::Operation),
+        Junk::Replayed | Junk::KeptFromTheLeader => (0, RequestKind::Open),
+    };
+    let nonce = match junk {
+        Junk::Replayed => 7_777,
+        _ => 8_888 + round,
+    };
+    let mut writer = BundleWriter::new(client.public().client_id());
+    assert!(writer.push(&Request {
+        kind,
+        session: SessionId {
+            decree: Decree(session),
+            index: 0,
+        },
+        seq: Seq(nonce),
+        operation: b"",
+    }));
+    let bytes = match (junk, world.plan().model) {
+        (_, FaultModel::Crash) => writer.finish_bare(&scope),
+        (Junk::Tagged, _) => {
+            // Only the leader can verify it.
+            let leader = world.configuration().member(NodeId(0)).expect("a member");
+            let id = client.public().client_id();
+            let key = authenticator_key(&scope, &client, &leader.public, id, NodeId(0));
+            let mut keys = vec![MacKey::from_bytes([0; 32]); world.configuration().voting().len()];
+            keys[0] = key.expect("no key is weak");
+            writer.finish_mac(&scope, &keys)
+        }
+        _ => writer.finish_signed(&scope, client.signing()),
+    };
+    bytes.to_vec()
 }

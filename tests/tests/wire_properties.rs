@@ -274,9 +274,11 @@ fn a_count_at_its_limit_is_taken_and_one_more_is_refused() {
             "the names of requests",
             TRACKED_MAX as u64,
             Message::AskSettled {
+                executed: decree,
                 names: RequestNames::new(ClientId([7; 16]), &names[NAME_BYTES..]).expect("names"),
             },
             Message::AskSettled {
+                executed: decree,
                 names: RequestNames::new(ClientId([7; 16]), &names).expect("names"),
             },
         ),
@@ -710,7 +712,10 @@ impl Parts {
                 voucher: self.voucher.clone(),
             })),
             18 => Message::Denied(self.proof.clone()),
-            19 => Message::AskSettled { names },
+            19 => Message::AskSettled {
+                executed: decree,
+                names,
+            },
             20 => Message::Settled { names },
             21 => Message::NackAuth {
                 regency,

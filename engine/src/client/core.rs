@@ -211,7 +211,11 @@ impl ClientCore {
             learners: configuration.learners(),
             everybody: proposers.union(configuration.learners()),
             reply_quorum: quorums.reply,
-            belief: Belief::new(configuration.members().len(), quorums.reply),
+            belief: Belief::new(
+                configuration.members().len(),
+                [configuration.learners(), proposers],
+                quorums.reply,
+            ),
             links: NodeSet::EMPTY,
             nonces: seed,
             sessions: Vec::new(),

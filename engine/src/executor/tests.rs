@@ -331,8 +331,11 @@ fn what_ordering_would_not_execute_is_settled() {
             "Open {nonce} was ordered"
         );
     }
-    assert!(!settled(ALICE, SessionId::NONE, 11), "never ordered");
-    assert!(!settled(BOB, SessionId::NONE, 7), "another client's");
+    assert!(
+        settled(ALICE, SessionId::NONE, 11),
+        "it has all the sessions that it may have"
+    );
+    assert!(!settled(BOB, SessionId::NONE, 7), "never ordered");
     let session = id(1, 3);
     assert!(!settled(ALICE, session, 1), "it would be executed");
     assert!(settled(ALICE, session, 65), "too far ahead");

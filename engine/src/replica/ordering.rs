@@ -35,12 +35,12 @@ impl<R: Rules> Replica<R> {
         if bundle.view().client != client {
             return Err(Refusal::ForeignBundle);
         }
-        if retry && self.learner.is_some() && self.execution.diverged.is_none() {
-            step.fx.ask(Question::Retried(bundle.clone()));
-        }
         if retry && self.election.is_some() {
             self.must_sign(&bundle, step)?;
             return self.take_retry(bundle, step);
+        }
+        if retry && self.answers_questions() {
+            step.fx.ask(Question::Retried(bundle.clone()));
         }
         let proposes = self.proposes();
         if proposes {

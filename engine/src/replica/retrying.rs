@@ -4,8 +4,9 @@
 //! client ──signed retry──► every proposer ── new to it ──► all other proposers
 //!                              │ tracks it (crate::tracking)
 //!                              ├─ leads: orders it
-//!                              ├─ a regency is entered: the kept bundle goes to its leader
-//!                              └─ does not learn: asks the learners every T0/4 which are settled
+//!                              ├─ a regency is entered, and each T0: the kept bundle goes to the leader
+//!                              ├─ learns: asks its own session table whether it is settled
+//!                              └─ does not learn, or lags: asks the learners every T0/4
 //! ```
 //!
 //! So a new leader has all that any correct proposer knows to be waiting one message delay after the proof of its
@@ -18,7 +19,8 @@ use crate::configuration::Admission;
 use crate::machine::{JournalState, Question, Refusal, To};
 use crate::message::{Message, RequestNames};
 use crate::rules::Rules;
-use crate::types::{NodeId, NodeSet};
+use crate::tracking::News;
+use crate::types::{Decree, NodeId, NodeSet};
 
 impl<R: Rules> Replica<R> {
     /// A client's retry: it is tracked until it is known to be executed, and passed on to the leader and all proposers,
@@ -29,17 +31,18 @@ impl<R: Rules> Replica<R> {
         step: &mut Step<'_>,
     ) -> Result<(), Refusal> {
         let bundle = self.checked(bundle)?;
-        if self.track(&bundle, self.me, step) {
-            let message = Message::Submit {
-                retry: true,
-                bundle: bundle.bytes(),
-            };
-            step.fx.send(To::Nodes(self.other_proposers()), &message);
+        if self.answers_questions() {
+            step.fx.ask(Question::Retried(bundle.clone()));
         }
-        self.order_retry(bundle)
+        let news = self.track(&bundle, self.me, step);
+        if news.relayer {
+            relay(&bundle, self.other_proposers(), step);
+        }
+        self.order_retry(bundle, news)
     }
 
-    /// A retry that another proposer passes on. It is not passed on again.
+    /// A retry that another proposer passes on. Only signed ones are, since only those convince everybody. It goes on to
+    /// the leader if it is new here: whoever passed it on may have left the leader out.
     pub(super) fn take_relay(
         &mut self,
         from: NodeId,
@@ -49,14 +52,41 @@ impl<R: Rules> Replica<R> {
         if self.election.is_none() || !self.configuration.proposers().contains(&from) {
             return Err(Refusal::Role);
         }
+        if self.peers.has_spent_checks(from, step.now, self.tuning.t0) {
+            return Err(Refusal::Share);
+        }
         let bundle = Bundle::parse(
             self.pool.copy(bytes),
             &self.scope,
             self.configuration.limits(),
         )?;
-        let bundle = self.checked(bundle)?;
-        self.track(&bundle, from, step);
-        self.order_retry(bundle)
+        if !self.is_signed(&bundle) {
+            return Err(Refusal::Unauthentic);
+        }
+        let bundle = self.checked(bundle).inspect_err(|why| {
+            if *why == Refusal::Unauthentic {
+                self.peers.showed_bad_signature(from);
+            }
+        })?;
+        let news = self.track(&bundle, from, step);
+        if news.requests {
+            relay(&bundle, self.leader_besides_me(), step);
+        }
+        self.order_retry(bundle, news)
+    }
+
+    /// Whether anybody can check who made it.
+    fn is_signed(&self, bundle: &Bundle) -> bool {
+        match bundle.view().authenticator {
+            Authenticator::Signature(_) => true,
+            Authenticator::Mac(_) => false,
+            Authenticator::None => self.configuration.admission() == Admission::Link,
+        }
+    }
+
+    fn leader_besides_me(&self) -> NodeSet {
+        let leader = NodeSet::one(self.configuration.leader(self.regency));
+        leader.minus(NodeSet::one(self.me))
     }
 
     /// The kept bundle of the same digest, whose signature was checked; else this one, once it is checked.
@@ -73,41 +103,55 @@ impl<R: Rules> Replica<R> {
         Ok(bundle)
     }
 
-    /// Tracks the requests of a bundle that was checked; true if some are new. Only signed requests count.
-    fn track(&mut self, bundle: &Bundle, relayer: NodeId, step: &mut Step<'_>) -> bool {
-        let proved = match bundle.view().authenticator {
-            Authenticator::Signature(_) => true,
-            Authenticator::Mac(_) => false,
-            Authenticator::None => self.configuration.admission() == Admission::Link,
+    /// Tracks the requests of a bundle that was checked. Only signed requests count. It may be a late copy of what was
+    /// executed long ago, so the own session table is asked.
+    fn track(&mut self, bundle: &Bundle, relayer: NodeId, step: &mut Step<'_>) -> News {
+        let (signed, answers) = (self.is_signed(bundle), self.answers_questions());
+        let Some(election) = self.election.as_mut().filter(|_| signed) else {
+            return News::default();
         };
-        match &mut self.election {
-            Some(election) if proved => {
-                let progress = election.progress;
-                election.tracking.track(bundle, relayer, step.now, progress)
-            }
-            _ => false,
+        let progress = election.progress;
+        let news = election.tracking.track(bundle, relayer, step.now, progress);
+        if news.requests && answers {
+            let client = bundle.view().client;
+            step.fx.ask(Question::Settled {
+                asker: self.me,
+                client,
+                names: election.tracking.names_of(client),
+            });
         }
+        news
     }
 
-    fn order_retry(&mut self, bundle: Bundle) -> Result<(), Refusal> {
-        let proposes = self.proposes();
-        let (Some(proposer), JournalState::Ok | JournalState::Slow) =
-            (self.proposer.as_mut().filter(|_| proposes), self.journal)
-        else {
+    fn order_retry(&mut self, bundle: Bundle, news: News) -> Result<(), Refusal> {
+        let can_order = self.can_order();
+        let (Some(election), Some(proposer)) = (
+            &mut self.election,
+            self.proposer.as_mut().filter(|_| can_order),
+        ) else {
             return Ok(());
         };
-        let taken = proposer.submit_once(bundle, &self.tuning);
-        if let Some(election) = &mut self.election {
-            election.unordered |= taken.is_err();
+        if news.requests && proposer.forget(&bundle.digest()) {
+            // It was ordered before in this regency. If the session table does not say that it is settled, it is
+            // ordered again at the end of the turn.
+            election.unordered = true;
+            return Ok(());
         }
+        let taken = proposer.submit_once(bundle, &self.tuning);
+        election.unordered |= taken.is_err();
         taken
+    }
+
+    fn can_order(&self) -> bool {
+        let room = matches!(self.journal, JournalState::Ok | JournalState::Slow);
+        room && self.proposes()
     }
 
     /// Orders what is tracked and was not ordered in this regency, as far as there is room.
     pub(super) fn order_tracked(&mut self) {
-        let proposes = self.proposes();
+        let can_order = self.can_order();
         if let Some(election) = &mut self.election
-            && let Some(proposer) = self.proposer.as_mut().filter(|_| proposes)
+            && let Some(proposer) = self.proposer.as_mut().filter(|_| can_order)
         {
             let mut bundles = election.tracking.bundles();
             election.unordered =
@@ -117,45 +161,63 @@ impl<R: Rules> Replica<R> {
 
     /// A regency was entered: its leader gets what waits.
     pub(super) fn relay_tracked(&mut self, step: &mut Step<'_>) {
-        let leader = NodeSet::one(self.configuration.leader(self.regency));
-        let to = leader.minus(NodeSet::one(self.me));
-        let Some(election) = self.election.as_ref().filter(|_| !to.is_empty()) else {
-            return;
-        };
-        for bundle in election.tracking.bundles() {
-            let message = Message::Submit {
-                retry: true,
-                bundle: bundle.bytes(),
-            };
-            step.fx.send(To::Nodes(to), &message);
+        let to = self.leader_besides_me();
+        if let Some(election) = self.election.as_mut().filter(|_| !to.is_empty()) {
+            election.relay_at = Some(step.now + self.tuning.t0);
+            for bundle in election.tracking.bundles() {
+                relay(bundle, to, step);
+            }
         }
     }
 
-    /// Whether this node itself sees what is executed.
-    fn sees_execution(&self) -> bool {
+    /// Says again to the leader what waits: a relay may be lost.
+    pub(super) fn relay_again(&mut self, step: &mut Step<'_>) {
+        let Some(election) = &mut self.election else {
+            return;
+        };
+        if election.tracking.is_empty() {
+            election.relay_at = None;
+        } else if *election
+            .relay_at
+            .get_or_insert(step.now + self.tuning.t0 / 2)
+            <= step.now
+        {
+            election.relay_at = Some(step.now + self.tuning.t0);
+            self.relay_tracked(step);
+        }
+    }
+
+    /// Whether this node has a session table that can be asked.
+    pub(super) fn answers_questions(&self) -> bool {
         self.learner.is_some() && self.execution.diverged.is_none()
     }
 
-    /// `Executed?`: a proposer that does not see what is executed asks those who do.
+    /// `Executed?`: a proposer that does not see what is executed, or sees it later than others, asks those who do.
     pub(super) fn ask_learners(&mut self, step: &mut Step<'_>) {
-        let sees = self.sees_execution();
+        let executed = self.execution.executed;
+        let answers = self.answers_questions();
         let learners = self.configuration.learners().minus(NodeSet::one(self.me));
         let Some(election) = &mut self.election else {
             return;
         };
+        let sees = answers && executed >= election.progress;
         if sees || election.tracking.is_empty() {
             election.ask_at = None;
             return;
         }
-        let next = Some(step.now + self.tuning.t0 / 4);
-        if election.ask_at.get_or_insert(step.now + self.tuning.t0 / 4) > &mut step.now {
+        let next = step.now + self.tuning.t0 / 4;
+        let (due, progress) = *election.ask_at.get_or_insert((next, election.progress));
+        if due > step.now {
             return;
         }
-        election.ask_at = next;
+        election.ask_at = Some((next, election.progress));
         for (client, names) in election.tracking.names() {
             let names = RequestNames::new(client, &names).expect("they were written as names");
-            step.fx
-                .send(To::Nodes(learners), &Message::AskSettled { names });
+            let message = Message::AskSettled {
+                executed: progress,
+                names,
+            };
+            step.fx.send(To::Nodes(learners), &message);
         }
     }
 
@@ -163,11 +225,16 @@ impl<R: Rules> Replica<R> {
     pub(super) fn take_ask(
         &mut self,
         from: NodeId,
+        executed: Decree,
         names: RequestNames<'_>,
         step: &mut Step<'_>,
     ) -> Result<(), Refusal> {
-        if !self.configuration.proposers().contains(&from) || !self.sees_execution() {
+        if !self.configuration.proposers().contains(&from) || !self.answers_questions() {
             return Err(Refusal::Role);
+        }
+        if self.execution.executed < executed {
+            // What is too far ahead for a learner that is behind may not be so for the others.
+            return Ok(());
         }
         let bytes = names.bytes().len();
         if !self.peers.may_serve(from, bytes, step.now, self.tuning.t0) {
@@ -179,6 +246,13 @@ impl<R: Rules> Replica<R> {
             names: names.bytes().to_vec(),
         });
         Ok(())
+    }
+
+    /// The own session table answers.
+    pub(super) fn end_settled(&mut self, names: RequestNames<'_>) {
+        if let Some(election) = &mut self.election {
+            election.tracking.settled(self.me, names, 1);
+        }
     }
 
     /// A learner answers: what f+1 say is waited for no more.
@@ -195,5 +269,16 @@ impl<R: Rules> Replica<R> {
             }
             _ => Err(Refusal::Role),
         }
+    }
+}
+
+/// Passes a signed retry on.
+fn relay(bundle: &Bundle, to: NodeSet, step: &mut Step<'_>) {
+    if !to.is_empty() {
+        let message = Message::Submit {
+            retry: true,
+            bundle: bundle.bytes(),
+        };
+        step.fx.send(To::Nodes(to), &message);
     }
 }

@@ -39,8 +39,11 @@ pub(super) struct Election {
     /// judged by this and not by what f+1 acknowledged, as PROTOCOL.md section 4 has it: a leader with f learners for
     /// accomplices could let one correct learner learn and nobody else for a whole window.
     common: Decree,
-    /// When the learners are asked what is settled; none while this node learns, or nothing is tracked.
-    pub(super) ask_at: Option<Time>,
+    /// When the learners are asked what is settled, and how far they must be to answer; none while this node sees what
+    /// is executed, or nothing is tracked.
+    pub(super) ask_at: Option<(Time, Decree)>,
+    /// When the leader is told again what waits; none while nothing is tracked.
+    pub(super) relay_at: Option<Time>,
     /// Whether a tracked bundle found no room at this node as leader.
     pub(super) unordered: bool,
 }
@@ -61,6 +64,7 @@ impl Election {
             progress: Decree::NONE,
             common: Decree::NONE,
             ask_at: None,
+            relay_at: None,
             unordered: false,
         }
     }
@@ -72,7 +76,7 @@ impl Election {
             .is_some_and(|vote| vote.content.regency > current);
         let again = self.resend.at().filter(|_| wanted);
         let overdue = self.tracking.deadline(self.pacemaker.timeout() * 4);
-        [overdue, again, self.ask_at]
+        [overdue, again, self.ask_at.map(|(at, _)| at), self.relay_at]
             .into_iter()
             .fold(self.pacemaker.deadline(), earlier)
     }
@@ -106,6 +110,7 @@ impl<R: Rules> Replica<R> {
         let patience = Patience {
             time: timeout * 4,
             decrees: self.configuration.limits().window,
+            least: self.tuning.t0 / 2,
         };
         let fired = election.pacemaker.fires(step.now);
         let overdue = election.tracking.overdue(step.now, progress, patience);
@@ -114,6 +119,7 @@ impl<R: Rules> Replica<R> {
             self.suspect(step);
         }
         self.ask_learners(step);
+        self.relay_again(step);
         self.vote_again(step);
         self.gather_again(step);
     }
@@ -252,7 +258,9 @@ impl<R: Rules> Replica<R> {
         if standing.proved > self.regency {
             let proof = ballots.proof();
             self.enter(standing.proved, proof, step);
-        } else if standing.amplify > self.regency {
+        }
+        // Also right after entering: these votes are said again, but nothing more follows from them then.
+        if standing.amplify > self.regency {
             self.vote_for(standing.amplify, step);
         }
     }

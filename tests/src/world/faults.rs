@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use twostep_engine::batch::Bundle;
 use twostep_engine::message::Message;
 use twostep_engine::replica::Standing;
 use twostep_engine::types::{Decree, NodeId, NodeSet};
@@ -48,6 +49,16 @@ impl World<'_> {
     pub fn stop(&mut self, node: NodeId) -> Result<(), Violation> {
         self.crash(node, Fate::TailLost)
             .map_err(|(property, what)| self.violation(property, what))
+    }
+
+    /// A client made this bundle as well, by ways of its own: what it asks for may be ordered.
+    ///
+    /// # Panics
+    /// If it is not a bundle.
+    pub fn allow(&mut self, bundle: &[u8]) {
+        let (scope, limits) = (self.configuration.scope(), self.configuration.limits());
+        let bundle = Bundle::parse(self.pool.copy(bundle), &scope, limits).expect("a bundle");
+        self.order.submitted(&bundle.view());
     }
 
     /// Sends a message in the name of a node, without asking the node.
