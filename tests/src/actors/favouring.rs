@@ -86,7 +86,7 @@ impl Strategy for Favourer {
                 mouth.plot.progressed(*learned);
             }
             // What the favourite executed is settled as soon as one more learner says so.
-            (Party::Node(node), Message::AskSettled { names }) if learns => {
+            (Party::Node(node), Message::AskSettled { names, .. }) if learns => {
                 let names = *names;
                 mouth.lie(NodeSet::one(node), &Message::Settled { names });
             }
