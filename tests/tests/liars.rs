@@ -80,6 +80,19 @@ fn mixed_liars_are_borne() {
 }
 
 #[test]
+fn who_was_asked_in_vain_once_is_asked_again() {
+    // Of three nodes one has stopped, and an answer of the other one was lost.
+    let options = SimOptions {
+        model: Some(FaultModel::Crash),
+        f: Some(1),
+        faults: Faults::All,
+        ..SimOptions::default()
+    };
+    let report = run_seed(&options, 40_159);
+    assert!(report.is_clean(), "{report:?}");
+}
+
+#[test]
 fn the_same_seed_is_the_same_run_with_liars() {
     let options = SimOptions {
         faults: Faults::All,

@@ -273,15 +273,14 @@ impl<R: Rules> Replica<R> {
             self.pull.shy.insert(*node);
         }
         for (decree, value) in lacking {
-            // f+1 at a time, one of which is correct, and each time others. Those that answered a pull have the body
+            // f+1 at a time, one of which is correct, and each time others, the shy ones too: an answer may have been
+            // lost, and everybody else may have stopped. Those that answered a pull have the body
             // for sure, but all of them may have stopped: every other time anyone is asked.
             let others = self.others();
             let holders: NodeSet = learner.answered(decree, value).collect();
             let holders = holders.minus(me);
             let sure = self.pull.times.is_multiple_of(2) && !holders.is_empty();
             let holders = if sure { holders } else { others };
-            let willing = holders.minus(self.pull.shy);
-            let holders = if willing.is_empty() { holders } else { willing };
             let turn = (u64::from(self.pull.times / 2) + decree.0) % holders.len().max(1) as u64;
             let turn = usize::try_from(turn).expect("below the number of nodes");
             let count = self.configuration.quorums().pull.min(holders.len());
