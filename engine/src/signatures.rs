@@ -25,6 +25,20 @@ pub struct Signatures {
 }
 
 impl Signatures {
+    /// How many there are in all.
+    #[must_use]
+    pub fn total(self) -> u64 {
+        let Signatures {
+            votes,
+            proofs,
+            reports,
+            vouchers,
+            checkpoints,
+            bundles,
+        } = self;
+        votes + proofs + reports + vouchers + checkpoints + bundles
+    }
+
     /// The sum of two counts.
     #[must_use]
     pub fn plus(self, other: Signatures) -> Signatures {

@@ -295,7 +295,10 @@ impl LocalCluster {
         node.tell(&Request::Misbehave {
             strategy: Some(strategy.to_owned()),
         })?;
-        node.lied = Some(strategy.to_owned());
+        node.lied = Some(match node.lied.take() {
+            Some(before) if before != strategy => format!("{before}, then {strategy}"),
+            _ => strategy.to_owned(),
+        });
         Ok(())
     }
 

@@ -157,6 +157,16 @@ fn in_words(status: &NodeStatus) -> String {
         status.resident_bytes >> 20,
         status.client_links
     ));
+    let counted = |name: &str| status.counters.get(name).copied().unwrap_or(0);
+    line(format!(
+        "signatures made {} ({} at checkpoints), checked {} ({})  refused {} messages in {} ms of CPU time",
+        status.signatures_made.total(),
+        status.signatures_made.checkpoints,
+        status.signatures_checked.total(),
+        status.signatures_checked.checkpoints,
+        counted("refused.messages"),
+        counted("refused.cpu_us") / 1000
+    ));
     if let Some(digests) = &status.digests {
         let short = |digest: &str| digest.get(..16).unwrap_or(digest).to_owned();
         let chain = digests.chain.as_deref().map_or("-".to_owned(), short);

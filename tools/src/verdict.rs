@@ -355,13 +355,14 @@ fn in_mib(bytes: i64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use twostep_engine::signatures::Signatures;
 
     fn learner(node: u16, decree: u64, state: &str) -> (NodeId, Option<NodeStatus>) {
         let digests =
             serde_json::json!({ "decree": decree, "chain": "c", "results": "r", "state": state });
         let status = serde_json::json!({
             "node": node, "cluster": "", "clients_digest": "", "mode": "fab", "f": 1, "roles": "", "version": "", "pid": 1, "listen": "",
-            "driver": "", "uptime_s": 0.0, "cpu_s": 0.0, "resident_bytes": 0, "misbehaviour": null, "ready": true, "missing": [], "abstaining": null,
+            "driver": "", "uptime_s": 0.0, "cpu_s": 0.0, "resident_bytes": 0, "misbehaviour": null, "signatures_made": Signatures::default(), "signatures_checked": Signatures::default(), "ready": true, "missing": [], "abstaining": null,
             "regency": 0, "leader": 0, "low": 0, "learned": decree, "executed": decree, "proposed": 0, "waiting": 0,
             "diverged": null, "digests": digests, "peers": [], "client_links": 0, "refusals": {},
             "refused_by_peers": {}, "counters": {},

@@ -68,6 +68,8 @@ impl<S: StateMachine> Host<S> {
             cpu_s: cpu_seconds(),
             resident_bytes: resident_bytes(),
             misbehaviour: self.machine.misbehaviour(),
+            signatures_made: report.made,
+            signatures_checked: report.checked,
             ready: readiness.ready,
             missing: missing(
                 &peers,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::signatures::Signatures;
 use crate::types::NodeId;
 
 /// One node, as it is now.
@@ -37,6 +38,10 @@ pub struct NodeStatus {
     pub resident_bytes: u64,
     /// Whether it lies; none for a node that cannot be told to.
     pub misbehaviour: Option<Misbehaviour>,
+    /// The signatures that it made, by what they stand under. Under steady load only checkpoints move.
+    pub signatures_made: Signatures,
+    /// The signatures that it checked, valid or not.
+    pub signatures_checked: Signatures,
     /// Whether every quorum answers.
     pub ready: bool,
     /// The nodes that do not serve, and why.
