@@ -125,10 +125,10 @@ impl Peers {
     }
 
     /// A signature that this peer showed is bad. A correct node passes on only what it checked, so this one has shown
-    /// enough for the present T0/4.
-    pub fn showed_bad_signature(&mut self, node: NodeId) {
+    /// enough for T0/4.
+    pub fn showed_bad_signature(&mut self, node: NodeId, now: Time) {
         if let Some(peer) = self.peers.get_mut(usize::from(node.0)) {
-            peer.checked = usize::MAX;
+            (peer.checked, peer.checked_since) = (usize::MAX, now);
         }
     }
 
@@ -226,10 +226,15 @@ mod tests {
             peers.may_check(liar, 1, at(25), t0),
             "another quarter of T0"
         );
-        peers.showed_bad_signature(liar);
+        peers.showed_bad_signature(liar, at(25));
         assert!(!peers.may_check(liar, 1, at(49), t0));
         assert!(peers.has_spent_checks(liar, at(49), t0));
         assert!(peers.may_check(liar, 1, at(50), t0));
+        peers.showed_bad_signature(liar, at(200));
+        assert!(
+            peers.has_spent_checks(liar, at(224), t0),
+            "also if it was quiet before"
+        );
         assert!(!peers.may_check(NodeId(6), 1, at(50), t0), "not a member");
     }
 }

@@ -438,7 +438,7 @@ impl<R: Rules> Replica<R> {
         }
         let taken = self.checked_message(from, message, step);
         if signatures > 0 && taken == Err(Refusal::BadSignature) {
-            self.peers.showed_bad_signature(from);
+            self.peers.showed_bad_signature(from, step.now);
         }
         taken
     }

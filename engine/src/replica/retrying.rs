@@ -65,7 +65,7 @@ impl<R: Rules> Replica<R> {
         }
         let bundle = self.checked(bundle).inspect_err(|why| {
             if *why == Refusal::Unauthentic {
-                self.peers.showed_bad_signature(from);
+                self.peers.showed_bad_signature(from, step.now);
             }
         })?;
         let news = self.track(&bundle, from, step);
