@@ -22,6 +22,8 @@ mod ordering;
 mod retrying;
 mod saying;
 mod suspecting;
+#[cfg(test)]
+mod testing;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

@@ -1,18 +1,15 @@
 //! One node among doubts: what it says, what it checks, and when it votes.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use twostep_crypto::{Identity, MacKey, Scope, authenticator_key};
 use twostep_net::pool::Pool;
 
 use super::*;
-use crate::admission::ClientDirectory;
 use crate::batch::{BundleClaim, BundleWriter, Request, RequestKind};
-use crate::configuration::{Limits, Member, Roles, Tuning};
+use crate::configuration::Limits;
 use crate::machine::{Effects, Input, Machine, Question, Record};
-use crate::quorum::FaultModel;
-use crate::replica::{Setup, Standing};
+use crate::replica::testing::{identity, one_of_six};
 use crate::types::{RecordSeq, Seq, SessionId};
 
 /// What a node said, by kind, with the receivers.
@@ -56,30 +53,9 @@ struct World {
     now: Time,
 }
 
-fn identity(seed: u8) -> Identity {
-    Identity::from_seed([seed; 32])
-}
-
 /// Node `me` of six; the last two only accept.
-fn world(me: u16) -> World {
-    let member = |node| Member {
-        roles: if node < 4 {
-            Roles::ALL
-        } else {
-            Roles::ACCEPTOR
-        },
-        public: identity(node).public(),
-    };
-    let configuration = Configuration::new(
-        FaultModel::Fab,
-        1,
-        (0..6).map(member).collect(),
-        Limits::default(),
-        Admission::Mac,
-        [0; 16],
-    );
-    let configuration = Arc::new(configuration.expect("a consistent configuration"));
-    let client = identity(99);
+fn world(me: u8) -> World {
+    let (replica, configuration, client) = one_of_six(me, Admission::Mac);
     let scope = configuration.scope();
     let id = client.public().client_id();
     let key = |node: u8| {
@@ -88,17 +64,8 @@ fn world(me: u16) -> World {
             .expect("no key is weak")
     };
     let keys = (0..6).map(key).collect();
-    let replica = Replica::new(Setup {
-        configuration: Arc::clone(&configuration),
-        me: NodeId(me),
-        identity: Arc::new(identity(u8::try_from(me).expect("a small number"))),
-        clients: Arc::new(ClientDirectory::new([client.public()])),
-        tuning: Tuning::default(),
-        pool: Pool::default(),
-        standing: Standing::Born,
-    });
     World {
-        replica: replica.expect("no key is weak"),
+        replica,
         heard: Heard::default(),
         scope,
         client,

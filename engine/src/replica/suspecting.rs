@@ -269,18 +269,15 @@ impl<R: Rules> Replica<R> {
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
-    use std::sync::Arc;
 
     use twostep_crypto::Identity;
     use twostep_net::pool::{Body, Pool};
 
     use super::*;
-    use crate::admission::ClientDirectory;
     use crate::batch::{Batch, Bundle, BundleWriter, Request, RequestKind};
-    use crate::configuration::{Admission, Configuration, Limits, Member, Roles, Tuning};
+    use crate::configuration::{Admission, Limits};
     use crate::machine::{Effects, Input, Machine, Question};
-    use crate::quorum::FaultModel;
-    use crate::replica::{Setup, Standing};
+    use crate::replica::testing::one_of_six;
     use crate::types::{RecordSeq, Seq, SessionId, Value};
 
     /// The regencies that were voted for, and what was refused.
@@ -316,38 +313,10 @@ mod tests {
         client: Identity,
     }
 
-    /// Node 1 of six, all clients known by their links.
     fn world() -> World {
-        let identity = |seed| Identity::from_seed([seed; 32]);
-        let member = |node| Member {
-            roles: if node < 4 {
-                Roles::ALL
-            } else {
-                Roles::ACCEPTOR
-            },
-            public: identity(node).public(),
-        };
-        let configuration = Configuration::new(
-            FaultModel::Fab,
-            1,
-            (0..6).map(member).collect(),
-            Limits::default(),
-            Admission::Signed,
-            [0; 16],
-        );
-        let configuration = Arc::new(configuration.expect("a consistent configuration"));
-        let client = identity(99);
-        let replica = Replica::new(Setup {
-            configuration: Arc::clone(&configuration),
-            me: NodeId(1),
-            identity: Arc::new(identity(1)),
-            clients: Arc::new(ClientDirectory::new([client.public()])),
-            tuning: Tuning::default(),
-            pool: Pool::default(),
-            standing: Standing::Born,
-        });
+        let (replica, configuration, client) = one_of_six(1, Admission::Signed);
         World {
-            replica: replica.expect("no key is weak"),
+            replica,
             heard: Heard::default(),
             scope: configuration.scope(),
             client,
