@@ -19,7 +19,8 @@
 //! when it is above the own low and everything else about it is right; one that fails with its first signature costs
 //! one verification, any other at most two for each learner.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
 
 use twostep_crypto::{Scope, Signature, Signed, SigningKey, VerifyingKey, verify_batch};
 
@@ -64,7 +65,13 @@ struct Keys {
     signed: bool,
     learners: BTreeMap<NodeId, VerifyingKey>,
     checked: Checked,
+    /// The newest claims of each learner that verified, at most [`REMEMBERED_MAX`]: the reports of a voucher carry the
+    /// same few certificates again and again. Who signs much crowds out nobody else.
+    remembered: RefCell<BTreeMap<NodeId, VecDeque<CheckpointClaim>>>,
 }
+
+/// How many verified claims are remembered of each learner.
+const REMEMBERED_MAX: usize = 4;
 
 /// What the results of the learners say about one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +96,7 @@ impl Checkpoints {
             signed: configuration.model() != FaultModel::Crash,
             learners: configuration.learners().iter().map(key).collect(),
             checked: Checked::default(),
+            remembered: RefCell::default(),
         };
         Checkpoints {
             keys,
@@ -302,9 +310,16 @@ impl Keys {
         if !self.signed {
             return claims.iter().map(|claim| claim.learner).collect();
         }
+        let mut remembered = self.remembered.borrow_mut();
+        let is_known = |claim: &CheckpointClaim| {
+            let claims = remembered.get(&claim.learner);
+            claims.is_some_and(|claims| claims.contains(claim))
+        };
+        let (known, fresh): (Vec<CheckpointClaim>, Vec<CheckpointClaim>) =
+            claims.iter().partition(|claim| is_known(claim));
         self.checked
-            .count(|checked| checked.checkpoints += claims.len() as u64);
-        let items = claims.iter().map(|claim| {
+            .count(|checked| checked.checkpoints += fresh.len() as u64);
+        let items = fresh.iter().map(|claim| {
             let signer = Party::Node(claim.learner);
             (
                 Signed {
@@ -316,12 +331,18 @@ impl Keys {
             )
         });
         let results = verify_batch(&self.scope, items.collect());
-        claims
+        let mut good: NodeSet = known.iter().map(|claim| claim.learner).collect();
+        for (claim, _) in fresh
             .iter()
             .zip(results)
             .filter(|(_, result)| result.is_ok())
-            .map(|(claim, _)| claim.learner)
-            .collect()
+        {
+            good.insert(claim.learner);
+            let claims = remembered.entry(claim.learner).or_default();
+            claims.truncate(REMEMBERED_MAX - 1);
+            claims.push_front(*claim);
+        }
+        good
     }
 
     fn prove(&self, certificate: &Certificate, quorum: usize, every: u64) -> Result<(), Refusal> {
@@ -486,6 +507,31 @@ mod tests {
         let before = world.verified();
         assert_eq!(world.checkpoints.prove(&certificate), Ok(()));
         assert_eq!(world.verified(), before, "it is the newest one");
+    }
+
+    #[test]
+    fn claims_that_were_verified_cost_nothing_in_other_certificates() {
+        let world = world();
+        let [a, b, c, d] = [0, 1, 2, 3].map(|learner| world.says(learner, K, 9));
+        let prove = |world: &World, claims: &[CheckpointClaim]| {
+            let before = world.verified();
+            let proved = world.checkpoints.prove(&world.certificate(claims));
+            (proved.is_ok(), world.verified() - before)
+        };
+        assert_eq!(prove(&world, &[a, b, c]), (true, 3));
+        assert_eq!(prove(&world, &[b, c, d]), (true, 1), "only d is new");
+        let forged = world.forged(3, K, 9);
+        assert_eq!(prove(&world, &[b, c, forged]), (false, 1));
+        assert_eq!(
+            prove(&world, &[b, c, forged]),
+            (false, 1),
+            "never remembered"
+        );
+        for round in 2..10 {
+            let claims = [0, 1, 2].map(|learner| world.says(learner, round * K, 9));
+            assert_eq!(prove(&world, &claims), (true, 3));
+        }
+        assert_eq!(prove(&world, &[a, b, d]), (true, 2), "forgotten, but for d");
     }
 
     #[test]

@@ -12,6 +12,9 @@ use crate::types::{NodeId, NodeSet, Time};
 /// The most that one peer is served in T0/4, give or take one body. Bytes.
 const SERVED_BYTES_MAX: usize = 16 << 20;
 
+/// The most bundles that one peer passes on and gets checked in T0/4: what a correct one says beyond it comes again.
+const RELAYS_MAX: usize = 128;
+
 /// One entry per node of the configuration.
 #[derive(Debug)]
 pub struct Peers {
@@ -32,6 +35,9 @@ struct Peer {
     /// Signatures that it showed since `checked_since`.
     checked: usize,
     checked_since: Time,
+    /// Bundles that it passed on and that were checked since `relayed_since`.
+    relayed: usize,
+    relayed_since: Time,
 }
 
 /// Whether every quorum answers.
@@ -113,6 +119,18 @@ impl Peers {
         }
         peer.checked = peer.checked.saturating_add(signatures);
         peer.checked <= self.checks_max
+    }
+
+    /// Whether one more bundle that this peer passes on may be checked: [`RELAYS_MAX`] in T0/4.
+    pub fn may_check_relay(&mut self, node: NodeId, now: Time, t0: Duration) -> bool {
+        let Some(peer) = self.peers.get_mut(usize::from(node.0)) else {
+            return false;
+        };
+        if now.since(peer.relayed_since) >= t0 / 4 {
+            (peer.relayed, peer.relayed_since) = (0, now);
+        }
+        peer.relayed += 1;
+        peer.relayed <= RELAYS_MAX
     }
 
     /// Whether this peer gets no more signatures checked now, so that what shows some need not even be read.
@@ -236,5 +254,13 @@ mod tests {
             "also if it was quiet before"
         );
         assert!(!peers.may_check(NodeId(6), 1, at(50), t0), "not a member");
+
+        let relays = |peers: &mut Peers, now: Time| {
+            let all = (0..1000).map(|_| peers.may_check_relay(liar, now, t0));
+            all.filter(|may| *may).count()
+        };
+        assert_eq!(relays(&mut peers, at(300)), RELAYS_MAX);
+        assert_eq!(relays(&mut peers, at(324)), 0);
+        assert_eq!(relays(&mut peers, at(325)), RELAYS_MAX);
     }
 }

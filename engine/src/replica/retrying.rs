@@ -30,7 +30,10 @@ impl<R: Rules> Replica<R> {
         bundle: Bundle,
         step: &mut Step<'_>,
     ) -> Result<(), Refusal> {
-        let bundle = self.checked(bundle)?;
+        let bundle = match self.kept(&bundle) {
+            Some(kept) => kept,
+            None => self.checked(bundle)?,
+        };
         if self.answers_questions() {
             step.fx.ask(Question::Retried(bundle.clone()));
         }
@@ -63,11 +66,17 @@ impl<R: Rules> Replica<R> {
         if !self.is_signed(&bundle) {
             return Err(Refusal::Unauthentic);
         }
-        let bundle = self.checked(bundle).inspect_err(|why| {
-            if *why == Refusal::Unauthentic {
-                self.peers.showed_bad_signature(from, step.now);
+        let bundle = match self.kept(&bundle) {
+            Some(kept) => kept,
+            None if !self.peers.may_check_relay(from, step.now, self.tuning.t0) => {
+                return Err(Refusal::Share);
             }
-        })?;
+            None => self.checked(bundle).inspect_err(|why| {
+                if *why == Refusal::Unauthentic {
+                    self.peers.showed_bad_signature(from, step.now);
+                }
+            })?,
+        };
         let news = self.track(&bundle, from, step);
         if news.requests {
             relay(&bundle, self.leader_besides_me(), step);
@@ -89,17 +98,15 @@ impl<R: Rules> Replica<R> {
         leader.minus(NodeSet::one(self.me))
     }
 
-    /// The kept bundle of the same digest, whose signature was checked; else this one, once it is checked.
+    /// The kept bundle of the same digest, whose signature was checked.
+    fn kept(&self, bundle: &Bundle) -> Option<Bundle> {
+        let tracking = &self.election.as_ref()?.tracking;
+        let kept = tracking.kept(bundle.view().client, &bundle.digest());
+        kept.cloned()
+    }
+
     fn checked(&self, bundle: Bundle) -> Result<Bundle, Refusal> {
-        let (view, digest) = (bundle.view(), bundle.digest());
-        let kept = self
-            .election
-            .as_ref()
-            .and_then(|election| election.tracking.kept(view.client, &digest));
-        if let Some(kept) = kept {
-            return Ok(kept.clone());
-        }
-        self.gate.check(&view, &digest)?;
+        self.gate.check(&bundle.view(), &bundle.digest())?;
         Ok(bundle)
     }
 
