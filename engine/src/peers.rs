@@ -121,7 +121,7 @@ impl Peers {
         peer.checked <= self.checks_max
     }
 
-    /// Whether one more bundle that this peer passes on may be checked: [`RELAYS_MAX`] in T0/4.
+    /// Whether one more bundle that this peer passes on may be checked: 128 in T0/4.
     pub fn may_check_relay(&mut self, node: NodeId, now: Time, t0: Duration) -> bool {
         let Some(peer) = self.peers.get_mut(usize::from(node.0)) else {
             return false;
