@@ -74,7 +74,7 @@ impl Pacemaker {
         }
     }
 
-    /// f+1 learners acknowledged something new, up to `progress`.
+    /// n_l − f learners acknowledged something new, up to `progress` (why not f+1: the guide's list of deviations).
     pub fn progressed(&mut self, now: Time, progress: Decree) {
         if self.fires_at.is_some() {
             self.arm(now);
