@@ -88,6 +88,17 @@ impl Disk {
         at
     }
 
+    /// No further sync hangs; one that does is left to end.
+    pub fn heal(&mut self) {
+        self.profile.hang_per_mille = 0;
+    }
+
+    /// When everything that was handed over is durable: `now` if it is already.
+    #[must_use]
+    pub fn settled_at(&self, now: Time) -> Time {
+        self.syncing.back().map_or(now, |(_, at)| now.max(*at))
+    }
+
     /// The highest record that is durable at `now`.
     pub fn durable(&mut self, now: Time) -> RecordSeq {
         while let Some((seq, _)) = self.syncing.pop_front_if(|(_, at)| *at <= now) {
@@ -134,6 +145,20 @@ mod tests {
         for (seq, at) in (1..=100).zip(&times) {
             assert!(disk.durable(*at) >= RecordSeq(seq));
         }
+    }
+
+    #[test]
+    fn a_healed_disk_does_not_hang() {
+        let hanging = SyncProfile {
+            hang_per_mille: 1000,
+            ..SLOW
+        };
+        let mut disk = Disk::new(hanging, Random::new(3));
+        assert_eq!(disk.write(Time(0), RecordSeq(1)), Time(50 * 20));
+        assert_eq!(disk.settled_at(Time(0)), Time(50 * 20));
+        disk.heal();
+        let at = disk.write(Time(1), RecordSeq(2));
+        assert_eq!(at, Time(50 * 20), "it waits for the one that hangs only");
     }
 
     #[test]

@@ -4,8 +4,9 @@
 //!
 //! 1. **trouble**: the drawn links, disks and faults, until enough is committed and certified and every fault
 //!    has struck and passed;
-//! 2. **progress**: the links heal, and once a correct proposer knows of work, every correct learner must learn a
-//!    decree above all earlier ones within [`World::progress_bound`], else the seed stalls;
+//! 2. **progress**: the links and the disks heal, and once the last hung sync has ended and a correct proposer
+//!    knows of work, every correct learner must learn a decree above all earlier ones within
+//!    [`World::progress_bound`], else the seed stalls;
 //! 3. **rest**: clients stop calling; every call must end, every live learner execute everything, and all states
 //!    be equal.
 
@@ -362,7 +363,7 @@ fn live(world: &mut World<'_>, watch: Watch<'_>) -> Result<Recovery, Ended> {
         )
     })?;
 
-    world.heal();
+    let settled = world.heal();
     let (before, bound) = (world.decrees(), world.progress_bound());
     let all_moved = |world: &World<'_>| {
         world
@@ -370,8 +371,10 @@ fn live(world: &mut World<'_>, watch: Watch<'_>) -> Result<Recovery, Ended> {
             .iter()
             .all(|node| world.delivered_by(node) > before)
     };
-    let patience = world.plan().clients.retry_max * 2;
-    let starts = |world: &World<'_>| world.work_is_known() || all_moved(world);
+    let patience = world.plan().clients.retry_max * 2 + settled.since(world.now());
+    let starts = |world: &World<'_>| {
+        world.now() >= settled && world.work_is_known() || all_moved(world)
+    };
     phase(world, patience, watch, starts, |_| {
         "no retried request reached a correct proposer after healing".to_owned()
     })?;

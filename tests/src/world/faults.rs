@@ -5,7 +5,7 @@ use std::time::Duration;
 use twostep_engine::batch::Bundle;
 use twostep_engine::message::Message;
 use twostep_engine::replica::Standing;
-use twostep_engine::types::{Decree, NodeId, NodeSet};
+use twostep_engine::types::{Decree, NodeId, NodeSet, Time};
 use twostep_engine::wire;
 use twostep_net::pool::Body;
 
@@ -19,11 +19,19 @@ use crate::plan::{FaultKind, Trouble};
 use crate::trace::Kind;
 
 impl World<'_> {
-    /// Ends all loss, doubling, lateness and cuts.
-    pub fn heal(&mut self) {
+    /// Ends all loss, doubling, lateness and cuts, and hanging syncs. Returns when the last sync ends that hangs
+    /// already: until then more than f nodes may be silent.
+    pub fn heal(&mut self) -> Time {
         self.trace.event(self.now, Kind::Fault, 0, b"heal");
-        self.trace.line(self.now, || "the links heal".to_owned());
+        self.trace
+            .line(self.now, || "the links and the disks heal".to_owned());
         self.network.heal();
+        let now = self.now;
+        let settled = self.hosts.iter_mut().map(|host| {
+            host.disk.heal();
+            host.disk.settled_at(now)
+        });
+        settled.max().unwrap_or(now)
     }
 
     /// Does something to single messages from now on.
