@@ -16,13 +16,14 @@
 //! * [`pool`]: buffers behind counted handles; [`pool::Body`] is what roles share.
 //! * [`queue`]: bounded lock-free hand-off into a loop, and its wake-up.
 //! * [`packet`]: framing and MACs, sans-IO. [`link`]: one authenticated peer, sans-IO. [`refusal`]: why links end, told to both sides.
-//! * [`driver`] and [`mio`]: the operating system's side. `tcp`: socket options and when to dial again.
+//! * [`driver`] and [`mio`]: the operating system's side. [`choice`]: which driver runs. `tcp`: socket options and when to dial again.
 //! * [`net`](mod@net): the links of a loop. [`reactor`]: the loop. [`fault`]: faults on purpose. [`counters`]: what happened.
 //!
 //! A peer, a client or anybody who reaches the port can send any bytes: what does not verify ends that connection with a counted, named reason, and
 //! nothing else. Everything is bounded by [`Limits`]. Nothing blocks the loop: a full send buffer drops the message, and the protocol sends again
 //! what matters.
 
+pub mod choice;
 pub mod counters;
 pub mod driver;
 pub mod fault;
@@ -38,6 +39,7 @@ pub mod reactor;
 pub mod refusal;
 mod tcp;
 
+pub use choice::{DriverChoice, Transport};
 pub use counters::Counters;
 pub use fault::{Direction, FaultRule, Faults};
 pub use hello::Directory;

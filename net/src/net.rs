@@ -33,6 +33,7 @@ pub struct Net {
     pub(crate) local: Local,
     directory: Box<dyn Directory + Send>,
     pub(crate) driver: Box<dyn Driver>,
+    pub(crate) driver_why: String,
     limits: Limits,
     slots: Vec<Slot>,
     free: Vec<u32>,
@@ -74,6 +75,7 @@ impl Net {
             local,
             directory,
             driver,
+            driver_why: "given".to_owned(),
             limits,
             slots: Vec::new(),
             free: Vec::new(),
@@ -173,6 +175,12 @@ impl Net {
     #[must_use]
     pub fn driver_name(&self) -> &'static str {
         self.driver.name()
+    }
+
+    /// Why it is this one, in words.
+    #[must_use]
+    pub fn driver_why(&self) -> &str {
+        &self.driver_why
     }
 
     // What follows is the reactor's side.

@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 
 use twostep_crypto::{Identity, Party, Scope};
 
+use crate::choice::{self, DriverChoice, Transport};
 use crate::driver::{Driver, Event};
 use crate::hello::{Directory, Local};
 use crate::link::{LinkId, Step};
-use crate::mio::MioDriver;
 use crate::net::{Limits, Net};
 use crate::packet::Frame;
 use crate::queue::WakeUp;
@@ -66,6 +66,10 @@ pub struct Idle {
 pub struct ReactorConfig {
     /// The bounds of its links.
     pub limits: Limits,
+    /// The driver that is asked for.
+    pub driver: DriverChoice,
+    /// How bytes travel.
+    pub transport: Transport,
     /// What it does when idle.
     pub idle: Idle,
     /// The core to which its thread is pinned.
@@ -121,7 +125,7 @@ pub struct Reactor {
 }
 
 impl Reactor {
-    /// A loop over the default driver, for `me` with its keys, in the cluster and epoch of `scope`. `directory` says who may be at the other end.
+    /// A loop over the driver that `config` asks for, for `me` with its keys, in the cluster and epoch of `scope`. `directory` says who may be at the other end.
     ///
     /// # Errors
     /// [`NetError::Random`] and [`NetError::Driver`].
@@ -135,15 +139,11 @@ impl Reactor {
         me: Party,
         directory: impl Directory + Send + 'static,
     ) -> Result<Self, NetError> {
-        let driver = MioDriver::new().map_err(NetError::Driver)?;
-        Self::with_driver(
-            config,
-            scope,
-            identity,
-            me,
-            Box::new(directory),
-            Box::new(driver),
-        )
+        let opened = choice::open(config.driver, config.transport).map_err(NetError::Driver)?;
+        let directory = Box::new(directory);
+        let mut reactor = Self::with_driver(config, scope, identity, me, directory, opened.driver)?;
+        reactor.net.driver_why = opened.why;
+        Ok(reactor)
     }
 
     /// A loop over `driver`.

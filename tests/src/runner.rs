@@ -372,9 +372,8 @@ fn live(world: &mut World<'_>, watch: Watch<'_>) -> Result<Recovery, Ended> {
             .all(|node| world.delivered_by(node) > before)
     };
     let patience = world.plan().clients.retry_max * 2 + settled.since(world.now());
-    let starts = |world: &World<'_>| {
-        world.now() >= settled && world.work_is_known() || all_moved(world)
-    };
+    let starts =
+        |world: &World<'_>| world.now() >= settled && world.work_is_known() || all_moved(world);
     phase(world, patience, watch, starts, |_| {
         "no retried request reached a correct proposer after healing".to_owned()
     })?;

@@ -321,6 +321,6 @@ fn reactor_config(configuration: &Configuration, tuning: LoopTuning) -> ReactorC
         limits,
         idle: tuning.idle,
         pin_core: tuning.pin_core,
-        fault_seed: 0,
+        ..ReactorConfig::default()
     }
 }

@@ -209,7 +209,12 @@ impl NodeBuilder {
             cluster,
             listen,
         };
-        identification.log(standing, self.first_start, reactor.net().driver_name());
+        let driver = format!(
+            "{} ({})",
+            reactor.net().driver_name(),
+            reactor.net().driver_why()
+        );
+        identification.log(standing, self.first_start, &driver);
         let stopping = Arc::new(AtomicBool::new(false));
         let stopper = Stopper {
             stopping: Arc::clone(&stopping),
@@ -309,7 +314,7 @@ impl Identification {
             .map(|member| member.roles)
             .unwrap_or_default();
         info!(
-            "node {} ({}) of cluster {}: mode {}, f = {}, listens on {}; driver {driver} (the default); durability memory",
+            "node {} ({}) of cluster {}: mode {}, f = {}, listens on {}; driver {driver}; durability memory",
             self.node,
             roles_in_words(roles),
             configuration.cluster(),
@@ -347,7 +352,7 @@ fn reactor_config(options: &NodeOptions, bounds: &Bounds) -> ReactorConfig {
             busy_poll: options.busy_poll,
         },
         pin_core: options.pin_core,
-        fault_seed: 0,
+        ..ReactorConfig::default()
     }
 }
 
