@@ -63,6 +63,53 @@ impl Counters {
             .filter(|&(_, count)| count > 0)
     }
 
+    /// Adds what another loop of the same node has done.
+    pub fn add(&mut self, other: &Counters) {
+        // By name, so that a count that is added later cannot be forgotten here.
+        let Counters {
+            turns,
+            packets_in,
+            packets_out,
+            messages_in,
+            messages_out,
+            bytes_in,
+            bytes_out,
+            macs,
+            syscalls,
+            dropped_full,
+            dropped_too_large,
+            accepted,
+            dialled,
+            links_up,
+            links_down,
+            refused,
+            refused_us,
+        } = other;
+        self.turns += turns;
+        self.packets_in += packets_in;
+        self.packets_out += packets_out;
+        self.messages_in += messages_in;
+        self.messages_out += messages_out;
+        self.bytes_in += bytes_in;
+        self.bytes_out += bytes_out;
+        self.macs += macs;
+        self.syscalls.reads += syscalls.reads;
+        self.syscalls.writes += syscalls.writes;
+        self.syscalls.polls += syscalls.polls;
+        self.dropped_full += dropped_full;
+        self.dropped_too_large += dropped_too_large;
+        self.accepted += accepted;
+        self.dialled += dialled;
+        self.links_up += links_up;
+        self.links_down += links_down;
+        for (sum, count) in self.refused.iter_mut().zip(refused) {
+            *sum += count;
+        }
+        for (sum, count) in self.refused_us.iter_mut().zip(refused_us) {
+            *sum += count;
+        }
+    }
+
     pub(crate) fn count_refused(&mut self, reason: Refusal) {
         self.refused[reason as usize] += 1;
     }

@@ -51,6 +51,21 @@ pub trait Driver: Send {
     /// Those of the operating system.
     fn listen(&mut self, key: Key, addr: SocketAddr) -> io::Result<SocketAddr>;
 
+    /// The same at an address that the loops of one process share: the operating system gives each connection to one of them.
+    ///
+    /// # Errors
+    /// `Unsupported` where a driver has no such sockets; otherwise those of the operating system.
+    fn listen_shared(&mut self, key: Key, addr: SocketAddr) -> io::Result<SocketAddr> {
+        let _ = (key, addr);
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!(
+                "the {} driver cannot share a port among loops; use one lane or another driver",
+                self.name()
+            ),
+        ))
+    }
+
     /// Takes one connection that waits at `listener`, under `key`.
     ///
     /// # Errors

@@ -14,7 +14,7 @@
 //! ```
 //!
 //! * [`pool`]: buffers behind counted handles; [`pool::Body`] is what roles share.
-//! * [`queue`]: bounded lock-free hand-off into a loop, and its wake-up.
+//! * [`queue`]: bounded lock-free hand-off into a loop, and its wake-up. [`sleeper`]: the wait of a loop without sockets.
 //! * [`packet`]: framing and MACs, sans-IO. [`link`]: one authenticated peer, sans-IO. [`refusal`]: why links end, told to both sides.
 //! * [`driver`] and [`mio`]: the operating system's side. [`choice`]: which driver runs. `tcp`: socket options and when to dial again.
 //! * [`net`](mod@net): the links of a loop. [`reactor`]: the loop. [`fault`]: faults on purpose. [`counters`]: what happened.
@@ -37,6 +37,7 @@ pub mod pool;
 pub mod queue;
 pub mod reactor;
 pub mod refusal;
+pub mod sleeper;
 mod tcp;
 
 pub use choice::{DriverChoice, Transport};
@@ -47,5 +48,6 @@ pub use link::{LinkId, PeerIdentity, SendOutcome, dials};
 pub use net::{Limits, Net, PeerState};
 pub use pool::{Body, BodyMut, Pool};
 pub use queue::WakeUp;
-pub use reactor::{Idle, NetError, Reactor, ReactorConfig, Service};
+pub use reactor::{Idle, NetError, Reactor, ReactorConfig, Service, free_address, pin};
 pub use refusal::{LinkDown, Refusal, Refused};
+pub use sleeper::Sleeper;

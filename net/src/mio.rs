@@ -67,6 +67,15 @@ impl MioDriver {
         }
     }
 
+    fn add_listener(&mut self, key: Key, mut listener: TcpListener) -> io::Result<SocketAddr> {
+        self.poll
+            .registry()
+            .register(&mut listener, token(key), Interest::READABLE)?;
+        let addr = listener.local_addr()?;
+        self.put(key, Socket::Listener(listener));
+        Ok(addr)
+    }
+
     fn add_stream(&mut self, key: Key, mut stream: TcpStream) -> io::Result<()> {
         self.poll.registry().register(
             &mut stream,
@@ -84,13 +93,11 @@ impl Driver for MioDriver {
     }
 
     fn listen(&mut self, key: Key, addr: SocketAddr) -> io::Result<SocketAddr> {
-        let mut listener = TcpListener::bind(addr)?;
-        self.poll
-            .registry()
-            .register(&mut listener, token(key), Interest::READABLE)?;
-        let addr = listener.local_addr()?;
-        self.put(key, Socket::Listener(listener));
-        Ok(addr)
+        self.add_listener(key, TcpListener::bind(addr)?)
+    }
+
+    fn listen_shared(&mut self, key: Key, addr: SocketAddr) -> io::Result<SocketAddr> {
+        self.add_listener(key, TcpListener::from_std(tcp::listen_shared(addr)?))
     }
 
     fn accept(&mut self, listener: Key, key: Key) -> io::Result<SocketAddr> {

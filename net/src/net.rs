@@ -192,8 +192,15 @@ impl Net {
     }
 
     pub(crate) fn listen(&mut self, addr: SocketAddr) -> io::Result<SocketAddr> {
+        self.listen_by(|driver, key| driver.listen(key, addr))
+    }
+
+    fn listen_by(
+        &mut self,
+        listen: impl FnOnce(&mut dyn Driver, Key) -> io::Result<SocketAddr>,
+    ) -> io::Result<SocketAddr> {
         let key = self.take_slot();
-        match self.driver.listen(key, addr) {
+        match listen(&mut *self.driver, key) {
             Ok(addr) => {
                 self.slots[key.0 as usize].socket = SlotUse::Listener;
                 Ok(addr)
@@ -203,6 +210,10 @@ impl Net {
                 Err(error)
             }
         }
+    }
+
+    pub(crate) fn listen_shared(&mut self, addr: SocketAddr) -> io::Result<SocketAddr> {
+        self.listen_by(|driver, key| driver.listen_shared(key, addr))
     }
 
     /// When something is to be done without any event.

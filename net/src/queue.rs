@@ -3,10 +3,14 @@
 //! ```text
 //! other threads ── Sender::send ──► ArrayQueue ──► Receiver::receive ── the loop, in its turn
 //!                        └── WakeUp::wake ── a system call only if the loop sleeps
+//!               ◄── WakeUp::wake, when a full queue has room again (`bounded_both`) ──┘
 //! ```
 //!
 //! Waking a sleeper costs microseconds and a system call, pushing costs nanoseconds (DESIGN.md section 3). So a sender rings only when the loop has
 //! said that it sleeps; a busy loop finds the work in its next turn anyway. One [`WakeUp`] serves a loop, any number of queues share it.
+//!
+//! Two rules, checked over all interleavings by `tests/wake_up.rs` with the atomics and queues of a model checker in place of [`Flag`] and [`Slots`]:
+//! no wake-up is lost (what was pushed before a loop sleeps, or while it does, is received without any further push), and nobody rings a loop that is awake.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,23 +25,91 @@ const NOTIFIED: u8 = 1;
 /// The loop blocks, or is about to: who finds this must ring.
 const ASLEEP: u8 = 2;
 
-/// How other threads get a loop to take a turn. Clones wake the same loop.
-#[derive(Clone)]
-pub struct WakeUp {
-    shared: Arc<WakeUpState>,
+/// The atomic that a wake-up rests on: the standard one, or that of a model checker.
+pub trait Flag: Send + Sync + 'static {
+    /// A flag with this value.
+    fn new(value: u8) -> Self;
+    /// Puts `value` in and returns what was there, both acquiring and releasing.
+    fn swap(&self, value: u8) -> u8;
+    /// Puts `to` in if `from` is there, both acquiring and releasing; whether it was.
+    fn replace(&self, from: u8, to: u8) -> bool;
 }
 
-struct WakeUpState {
-    state: AtomicU8,
+impl Flag for AtomicU8 {
+    fn new(value: u8) -> Self {
+        AtomicU8::new(value)
+    }
+
+    fn swap(&self, value: u8) -> u8 {
+        AtomicU8::swap(self, value, Ordering::AcqRel)
+    }
+
+    fn replace(&self, from: u8, to: u8) -> bool {
+        self.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+}
+
+/// The bounded queue that a hand-off rests on: lock-free, or that of a model checker.
+pub trait Slots<T> {
+    /// Adds an item at the end.
+    ///
+    /// # Errors
+    /// Gives it back when there is no room.
+    fn push(&self, item: T) -> Result<(), T>;
+    /// Takes the oldest item.
+    fn pop(&self) -> Option<T>;
+    /// Items that wait.
+    fn len(&self) -> usize;
+    /// Whether nothing waits.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// The most items that may wait.
+    fn capacity(&self) -> usize;
+}
+
+impl<T> Slots<T> for ArrayQueue<T> {
+    fn push(&self, item: T) -> Result<(), T> {
+        ArrayQueue::push(self, item)
+    }
+
+    fn pop(&self) -> Option<T> {
+        ArrayQueue::pop(self)
+    }
+
+    fn len(&self) -> usize {
+        ArrayQueue::len(self)
+    }
+
+    fn capacity(&self) -> usize {
+        ArrayQueue::capacity(self)
+    }
+}
+
+/// How other threads get a loop to take a turn. Clones wake the same loop.
+pub struct WakeUp<F = AtomicU8> {
+    shared: Arc<WakeUpState<F>>,
+}
+
+struct WakeUpState<F> {
+    state: F,
     ring: Box<dyn Fn() + Send + Sync>,
 }
 
 impl WakeUp {
     /// A wake-up whose `ring` interrupts the wait of a sleeping loop.
     pub fn new(ring: impl Fn() + Send + Sync + 'static) -> Self {
+        WakeUp::over(ring)
+    }
+}
+
+impl<F: Flag> WakeUp<F> {
+    /// The same over another atomic.
+    pub fn over(ring: impl Fn() + Send + Sync + 'static) -> Self {
         Self {
             shared: Arc::new(WakeUpState {
-                state: AtomicU8::new(AWAKE),
+                state: F::new(AWAKE),
                 ring: Box::new(ring),
             }),
         }
@@ -46,26 +118,32 @@ impl WakeUp {
     /// Makes the loop take a turn after this call: it ends its sleep, or does not begin one.
     pub fn wake(&self) {
         // The swap releases what the caller wrote before it; `woke` acquires it.
-        if self.shared.state.swap(NOTIFIED, Ordering::AcqRel) == ASLEEP {
+        if self.shared.state.swap(NOTIFIED) == ASLEEP {
             (self.shared.ring)();
         }
     }
 
-    /// The loop asks to sleep. False means that it was notified meanwhile and must take a turn first.
-    pub(crate) fn may_sleep(&self) -> bool {
-        self.shared
-            .state
-            .compare_exchange(AWAKE, ASLEEP, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
+    /// The loop asks to sleep. False means that it was notified meanwhile and must take a turn first. The loop's side, as is [`woke`](Self::woke).
+    #[must_use]
+    pub fn may_sleep(&self) -> bool {
+        self.shared.state.replace(AWAKE, ASLEEP)
     }
 
     /// The loop is up again; every notification before this moment is answered by the turn that follows.
-    pub(crate) fn woke(&self) {
-        self.shared.state.swap(AWAKE, Ordering::AcqRel);
+    pub fn woke(&self) {
+        self.shared.state.swap(AWAKE);
     }
 }
 
-impl fmt::Debug for WakeUp {
+impl<F> Clone for WakeUp<F> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+impl<F> fmt::Debug for WakeUp<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("WakeUp")
     }
@@ -77,31 +155,55 @@ impl fmt::Debug for WakeUp {
 /// When `capacity` is zero.
 #[must_use]
 pub fn bounded<T>(capacity: usize, wake_up: WakeUp) -> (Sender<T>, Receiver<T>) {
-    let shared = Arc::new(Shared {
-        items: ArrayQueue::new(capacity),
-        closed: AtomicBool::new(false),
-    });
-    (
-        Sender {
-            shared: Arc::clone(&shared),
-            wake_up,
-        },
-        Receiver { shared },
-    )
+    over(ArrayQueue::new(capacity), wake_up, None)
 }
 
-struct Shared<T> {
-    items: ArrayQueue<T>,
+/// The same between two loops: `room` wakes the sending loop when a full queue has room again, so that it may sleep on an item that came back.
+///
+/// # Panics
+/// When `capacity` is zero.
+#[must_use]
+pub fn bounded_both<T>(capacity: usize, wake_up: WakeUp, room: WakeUp) -> (Sender<T>, Receiver<T>) {
+    over(ArrayQueue::new(capacity), wake_up, Some(room))
+}
+
+/// A hand-off over any queue: `wake_up` wakes the receiving loop, `room` the sending one, if it is one.
+#[must_use]
+pub fn over<T, Q: Slots<T>, F: Flag>(
+    slots: Q,
+    wake_up: WakeUp<F>,
+    room: Option<WakeUp<F>>,
+) -> (Sender<T, Q, F>, Receiver<T, Q, F>) {
+    let shared = Arc::new(Shared {
+        items: slots,
+        closed: AtomicBool::new(false),
+    });
+    let sender = Sender {
+        shared: Arc::clone(&shared),
+        wake_up,
+        item: std::marker::PhantomData,
+    };
+    let receiver = Receiver {
+        shared,
+        room,
+        item: std::marker::PhantomData,
+    };
+    (sender, receiver)
+}
+
+struct Shared<Q> {
+    items: Q,
     closed: AtomicBool,
 }
 
 /// The end that any thread may push into.
-pub struct Sender<T> {
-    shared: Arc<Shared<T>>,
-    wake_up: WakeUp,
+pub struct Sender<T, Q: Slots<T> = ArrayQueue<T>, F = AtomicU8> {
+    shared: Arc<Shared<Q>>,
+    wake_up: WakeUp<F>,
+    item: std::marker::PhantomData<fn(T)>,
 }
 
-impl<T> Sender<T> {
+impl<T, Q: Slots<T>, F: Flag> Sender<T, Q, F> {
     /// Hands `item` to the loop, and wakes the loop if it sleeps. Never blocks.
     ///
     /// # Errors
@@ -122,36 +224,42 @@ impl<T> Sender<T> {
     }
 }
 
-impl<T> Clone for Sender<T> {
+impl<T, Q: Slots<T>, F> Clone for Sender<T, Q, F> {
     fn clone(&self) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
             wake_up: self.wake_up.clone(),
+            item: std::marker::PhantomData,
         }
     }
 }
 
-impl<T> fmt::Debug for Sender<T> {
+impl<T, Q: Slots<T>, F> fmt::Debug for Sender<T, Q, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Sender({} of {})",
-            self.shared.items.len(),
-            self.shared.items.capacity()
-        )
+        let items = &self.shared.items;
+        write!(f, "Sender({} of {})", items.len(), items.capacity())
     }
 }
 
 /// The loop's end.
-pub struct Receiver<T> {
-    shared: Arc<Shared<T>>,
+pub struct Receiver<T, Q: Slots<T> = ArrayQueue<T>, F = AtomicU8> {
+    shared: Arc<Shared<Q>>,
+    room: Option<WakeUp<F>>,
+    item: std::marker::PhantomData<fn() -> T>,
 }
 
-impl<T> Receiver<T> {
+impl<T, Q: Slots<T>, F: Flag> Receiver<T, Q, F> {
     /// The oldest item, if there is one.
     #[must_use]
     pub fn receive(&self) -> Option<T> {
-        self.shared.items.pop()
+        let item = self.shared.items.pop()?;
+        if let Some(room) = &self.room
+            && self.shared.items.len() + 1 >= self.shared.items.capacity()
+        {
+            // It was full, so its sender may sleep on an item. If the sender filled it again meanwhile it wakes for nothing, once.
+            room.wake();
+        }
+        Some(item)
     }
 
     /// Items that wait.
@@ -167,7 +275,7 @@ impl<T> Receiver<T> {
     }
 }
 
-impl<T> Drop for Receiver<T> {
+impl<T, Q: Slots<T>, F> Drop for Receiver<T, Q, F> {
     fn drop(&mut self) {
         self.shared.closed.store(true, Ordering::Release);
         // Items may own what others wait for (reply channels): they must not lie here until the last sender goes.
@@ -175,17 +283,12 @@ impl<T> Drop for Receiver<T> {
     }
 }
 
-impl<T> fmt::Debug for Receiver<T> {
+impl<T, Q: Slots<T>, F> fmt::Debug for Receiver<T, Q, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Receiver({} of {})",
-            self.shared.items.len(),
-            self.shared.items.capacity()
-        )
+        let items = &self.shared.items;
+        write!(f, "Receiver({} of {})", items.len(), items.capacity())
     }
 }
-
 /// Why an item was not taken; it comes back.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum SendError<T> {

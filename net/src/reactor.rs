@@ -45,6 +45,12 @@ pub trait Service {
     /// The end of every turn, after all messages: also when the deadline has passed or the loop was woken up.
     fn turn(&mut self, net: &mut Net, now: Instant);
 
+    /// Whether it takes messages in this turn. If not, nothing is read from any link, so that the other sides feel it and slow down, until
+    /// somebody wakes the loop.
+    fn takes_messages(&self) -> bool {
+        true
+    }
+
     /// When the service wants a turn at the latest.
     fn deadline(&self) -> Option<Instant>;
 
@@ -196,10 +202,18 @@ impl Reactor {
     /// # Errors
     /// [`NetError::AddressInUse`] and [`NetError::Listen`].
     pub fn listen(&mut self, addr: SocketAddr) -> Result<SocketAddr, NetError> {
-        self.net.listen(addr).map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => NetError::AddressInUse(addr),
-            _ => NetError::Listen { addr, source },
-        })
+        let listening = self.net.listen(addr);
+        listening.map_err(|source| cannot_listen(addr, source))
+    }
+
+    /// The same for one of several loops of this process that share the address: each calls it with the address that [`free_address`] found, and
+    /// the operating system gives each connection to one of them.
+    ///
+    /// # Errors
+    /// [`NetError::AddressInUse`] and [`NetError::Listen`], also when the driver cannot share an address.
+    pub fn listen_shared(&mut self, addr: SocketAddr) -> Result<SocketAddr, NetError> {
+        let listening = self.net.listen_shared(addr);
+        listening.map_err(|source| cannot_listen(addr, source))
     }
 
     /// What makes the loop take a turn, from any thread. Give it to the [queues](crate::queue) into the loop.
@@ -259,7 +273,8 @@ impl Reactor {
     ) -> Option<Duration> {
         let now = self.net.now();
         let spins = self.config.idle.busy_poll || now.saturating_duration_since(worked_at) < spin;
-        if spins || !self.net.ready.is_empty() || !self.net.downs.is_empty() {
+        let reads = !self.net.ready.is_empty() && service.takes_messages();
+        if spins || reads || !self.net.downs.is_empty() {
             return Some(Duration::ZERO);
         }
         let deadline = [self.net.deadline(), service.deadline()]
@@ -271,10 +286,12 @@ impl Reactor {
 
     fn turn(&mut self, service: &mut (impl Service + ?Sized), now: Instant) {
         self.take_events();
-        std::mem::swap(&mut self.net.ready, &mut self.reading);
-        for index in self.reading.drain(..) {
-            if let Some(link) = self.net.link_at(index) {
-                read(&mut self.net, &mut self.scratch, service, link);
+        if service.takes_messages() {
+            std::mem::swap(&mut self.net.ready, &mut self.reading);
+            for index in self.reading.drain(..) {
+                if let Some(link) = self.net.link_at(index) {
+                    read(&mut self.net, &mut self.scratch, service, link);
+                }
             }
         }
         while let Some(held) = self.net.timers() {
@@ -407,8 +424,29 @@ fn report_downs(net: &mut Net, service: &mut (impl Service + ?Sized)) {
     }
 }
 
+/// The address that `addr` stands for (port 0 becomes a free one), found by listening there for a moment: loops that [share](Reactor::listen_shared) an
+/// address do not notice another process of the same user that does so as well.
+///
+/// # Errors
+/// [`NetError::AddressInUse`] and [`NetError::Listen`].
+pub fn free_address(addr: SocketAddr) -> Result<SocketAddr, NetError> {
+    let listener = std::net::TcpListener::bind(addr);
+    let found = listener.and_then(|listener| listener.local_addr());
+    found.map_err(|source| cannot_listen(addr, source))
+}
+
+fn cannot_listen(addr: SocketAddr, source: io::Error) -> NetError {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => NetError::AddressInUse(addr),
+        _ => NetError::Listen { addr, source },
+    }
+}
+
 /// Pins the calling thread to one core.
-fn pin(core: usize) -> Result<(), NetError> {
+///
+/// # Errors
+/// [`NetError::Pin`].
+pub fn pin(core: usize) -> Result<(), NetError> {
     let mut cores = rustix::thread::CpuSet::new();
     if core >= rustix::thread::CpuSet::MAX_CPU {
         return Err(NetError::Pin {

@@ -1,10 +1,13 @@
 //! TCP as links want it: socket options, and when to dial again.
 
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::sockopt;
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::fault::SplitMix;
 
@@ -19,6 +22,9 @@ const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(30);
 /// Bytes that stay unacknowledged this long mean that the peer's machine or the way to it is gone.
 const USER_TIMEOUT_MS: u32 = 10_000;
 
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 1024;
+
 /// Sets the options of a connection: no delay, since the loop coalesces itself; a silent peer is noticed.
 pub(crate) fn configure(socket: impl AsFd) -> Result<(), Errno> {
     sockopt::set_tcp_nodelay(&socket, true)?;
@@ -28,6 +34,17 @@ pub(crate) fn configure(socket: impl AsFd) -> Result<(), Errno> {
     #[cfg(target_os = "linux")]
     let _ = sockopt::set_tcp_user_timeout(&socket, USER_TIMEOUT_MS);
     Ok(())
+}
+
+/// A listener, not blocking, at an address that others of this process listen at as well: a new connection goes to one of them.
+pub(crate) fn listen_shared(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    sockopt::set_socket_reuseport(&socket, true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// When to dial again: pauses double from 20 ms to 1 s, each with jitter, so that restarted nodes do not dial in step.

@@ -1,7 +1,8 @@
 //! Loops on threads of their own, driven and watched by the tests.
 
 use std::net::SocketAddr;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -57,6 +58,7 @@ struct Probe {
     commands: Receiver<Option<Command>>,
     seen: mpsc::Sender<Seen>,
     echoes: bool,
+    deaf: Arc<AtomicBool>,
     stopping: bool,
 }
 
@@ -93,6 +95,10 @@ impl Service for Probe {
         }
     }
 
+    fn takes_messages(&self) -> bool {
+        !self.deaf.load(Ordering::Acquire)
+    }
+
     fn deadline(&self) -> Option<Instant> {
         None
     }
@@ -109,6 +115,10 @@ pub struct Setup {
     pub cluster: u8,
     pub echoes: bool,
     pub listen: SocketAddr,
+    /// Whether other loops listen at the same address.
+    pub shared: bool,
+    /// While it is set the loop takes no messages.
+    pub deaf: Arc<AtomicBool>,
     pub config: ReactorConfig,
 }
 
@@ -120,6 +130,8 @@ impl Setup {
             cluster: 1,
             echoes: false,
             listen: "127.0.0.1:0".parse().unwrap(),
+            shared: false,
+            deaf: Arc::default(),
             config: ReactorConfig::default(),
         }
     }
@@ -151,7 +163,11 @@ impl Setup {
             directory,
         )
         .unwrap();
-        let addr = reactor.listen(self.listen).unwrap();
+        let addr = if self.shared {
+            reactor.listen_shared(self.listen).unwrap()
+        } else {
+            reactor.listen(self.listen).unwrap()
+        };
         let boot = reactor.net().boot();
         let (commands, receiver) = queue::bounded(1024, reactor.waker());
         let (seen, events) = mpsc::channel();
@@ -159,6 +175,7 @@ impl Setup {
             commands: receiver,
             seen,
             echoes: self.echoes,
+            deaf: self.deaf,
             stopping: false,
         };
         let thread = std::thread::spawn(move || reactor.run(&mut probe).unwrap());
