@@ -26,6 +26,8 @@
 //! A bundle that some acceptors cannot verify stops nobody: [`doubt`] is the acceptor's part of that,
 //! [`complaint`] the proposer's.
 //!
+//! [`prechecked`]: what another loop may check for the one that orders.
+//!
 //! [`replica`] puts the roles of one node behind one [`machine::Machine::step`]: messages in, effects out, no
 //! clock, socket, thread or randomness. [`executor`] applies what is delivered: the session table (exactly
 //! once) and the user's [`state_machine::StateMachine`]. [`node`] hosts both over real links; the simulator
@@ -51,6 +53,7 @@ pub mod message;
 pub mod node;
 pub mod null;
 pub mod peers;
+pub mod prechecked;
 pub mod proposer;
 pub mod quorum;
 pub mod recovery;

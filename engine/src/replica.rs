@@ -23,7 +23,7 @@ mod retrying;
 mod saying;
 mod suspecting;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -50,6 +50,7 @@ use crate::message::{
     Status,
 };
 use crate::peers::{Peers, Readiness};
+use crate::prechecked::{Content, Horizon, Precheck, Prechecked};
 use crate::proposer::Proposer;
 use crate::recovery::Lead;
 use crate::resend::Resend;
@@ -105,7 +106,7 @@ pub struct Replica<R: Rules = Standard> {
     pool: Pool,
     standing: Standing,
     journal: JournalState,
-    gate: Gate,
+    gate: Arc<Gate>,
 
     regency: Regency,
     /// Why that regency was entered; empty in regency 0 and in mode C.
@@ -271,7 +272,7 @@ impl<R: Rules> Replica<R> {
             .roles;
         let (limits, quorums) = (*configuration.limits(), *configuration.quorums());
         let scope = configuration.scope();
-        let gate = Gate::new(&configuration, me, &identity, &clients)?;
+        let gate = Arc::new(Gate::new(&configuration, me, &identity, &clients)?);
         let ballots = quorums
             .leadership
             .map(|_| Ballots::new(&quorums, configuration.members().len()));
@@ -378,6 +379,64 @@ impl<R: Rules> Replica<R> {
         self.peers.has_spent_checks(node, now, self.tuning.t0)
     }
 
+    /// What makes checks for it on another loop.
+    #[must_use]
+    pub fn precheck(&self) -> Precheck {
+        let gate = Arc::clone(&self.gate);
+        Precheck::new(
+            Arc::clone(&self.configuration),
+            self.me,
+            gate,
+            self.pool.clone(),
+        )
+    }
+
+    /// How far the order has come: what such a loop goes by.
+    #[must_use]
+    pub fn horizon(&self) -> Horizon {
+        Horizon {
+            regency: self.regency,
+            low: self.low,
+        }
+    }
+
+    /// Takes a message that another loop has checked for it; otherwise as [`Machine::step`] takes the plain one.
+    pub fn take_prechecked(&mut self, now: Time, message: Prechecked, fx: &mut dyn Effects) {
+        let step = &mut Step { now, fx };
+        let (from, taken) = match message.open() {
+            Content::Submit {
+                client,
+                retry,
+                bundle,
+                authentic,
+            } => (
+                Party::Client(client),
+                self.submit_bundle(client, retry, bundle, authentic, step),
+            ),
+            Content::Propose {
+                from,
+                regency,
+                decree,
+                batch,
+            } => {
+                let proposal = Proposal {
+                    regency,
+                    decree,
+                    value: batch.batch.value(),
+                    body: batch.batch.body().clone(),
+                    checked: Some(batch),
+                };
+                (
+                    Party::Node(from),
+                    self.judged_proposal(from, proposal, step),
+                )
+            }
+        };
+        if let Err(why) = taken {
+            step.fx.observe(Event::Refused { from, why });
+        }
+    }
+
     /// Whether every quorum answers.
     #[must_use]
     pub fn readiness(&self, now: Time) -> Readiness {
@@ -463,12 +522,9 @@ impl<R: Rules> Replica<R> {
                     decree,
                     value,
                     body,
+                    checked: None,
                 };
-                let judged = self.propose(from, proposal, step);
-                if let Err(why) = &judged {
-                    self.judge_leader(from, regency, why, step);
-                }
-                judged
+                self.judged_proposal(from, proposal, step)
             }
             Message::Accepted {
                 regency,

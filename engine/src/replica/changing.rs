@@ -400,6 +400,7 @@ impl<R: Rules> Replica<R> {
                 && regency == current
             {
                 let proposal = Proposal {
+                    checked: None,
                     regency,
                     decree,
                     value,

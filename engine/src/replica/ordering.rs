@@ -6,6 +6,7 @@ use super::{BUSY_RETRY_MS, Replica, Say, Standing, Step};
 use crate::batch::{Batch, Bundle};
 use crate::machine::{Event, JournalState, Question, Record, Refusal, To};
 use crate::message::{Message, ProofOfLeadership};
+use crate::prechecked::CheckedBatch;
 use crate::quorum::FaultModel;
 use crate::rules::{Rules, Verdict};
 use crate::types::{ClientId, Decree, NodeId, NodeSet, Regency, Value};
@@ -16,6 +17,8 @@ pub(super) struct Proposal {
     pub(super) decree: Decree,
     pub(super) value: Value,
     pub(super) body: Body,
+    /// What another loop found out about the body; none if nobody looked.
+    pub(super) checked: Option<CheckedBatch>,
 }
 
 impl<R: Rules> Replica<R> {
@@ -32,6 +35,18 @@ impl<R: Rules> Replica<R> {
             &self.scope,
             self.configuration.limits(),
         )?;
+        self.submit_bundle(client, retry, bundle, None, step)
+    }
+
+    /// The same for a parsed bundle; `authentic` is the gate's verdict on it, if another loop asked for it.
+    pub(super) fn submit_bundle(
+        &mut self,
+        client: ClientId,
+        retry: bool,
+        bundle: Bundle,
+        authentic: Option<Result<(), Refusal>>,
+        step: &mut Step<'_>,
+    ) -> Result<(), Refusal> {
         if bundle.view().client != client {
             return Err(Refusal::ForeignBundle);
         }
@@ -54,7 +69,7 @@ impl<R: Rules> Replica<R> {
                 Err(self.busy(client, Refusal::NotLeader, step))
             };
         };
-        self.gate.check(&bundle.view(), &bundle.digest())?;
+        authentic.unwrap_or_else(|| self.gate.check(&bundle.view(), &bundle.digest()))?;
         let taken = match self.journal {
             JournalState::Full | JournalState::Failed => Err(Refusal::Full),
             JournalState::Ok | JournalState::Slow => proposer.submit(bundle, &self.tuning),
@@ -71,6 +86,21 @@ impl<R: Rules> Replica<R> {
         why
     }
 
+    /// A proposal, and what it says about its leader if it is refused.
+    pub(super) fn judged_proposal(
+        &mut self,
+        from: NodeId,
+        proposal: Proposal,
+        step: &mut Step<'_>,
+    ) -> Result<(), Refusal> {
+        let regency = proposal.regency;
+        let judged = self.propose(from, proposal, step);
+        if let Err(why) = &judged {
+            self.judge_leader(from, regency, why, step);
+        }
+        judged
+    }
+
     /// A proposal: the acceptor judges it before anything is spent on its body, the learner keeps the body.
     pub(super) fn propose(
         &mut self,
@@ -83,6 +113,7 @@ impl<R: Rules> Replica<R> {
             decree,
             value,
             body,
+            checked,
         } = proposal;
         if self.configuration.leader(regency) != from {
             return Err(Refusal::NotLeader);
@@ -110,6 +141,7 @@ impl<R: Rules> Replica<R> {
                     decree,
                     value,
                     body,
+                    checked: None,
                 };
                 self.keep_proposal(from, proposal, step);
                 return Ok(());
@@ -134,19 +166,7 @@ impl<R: Rules> Replica<R> {
             .as_ref()
             .is_some_and(|learner| current && learner.wants(regency, decree, value));
         if voting || wanted {
-            let mut checker = self.gate.checker();
-            let batch = Batch::parse(
-                body,
-                &self.scope,
-                self.configuration.limits(),
-                |bundle, digest| {
-                    if checking {
-                        checker.see(bundle, digest);
-                    }
-                    Ok::<(), Refusal>(())
-                },
-            )?;
-            let authentic = checker.finish();
+            let (batch, authentic) = self.parse_proposal(body, checked, checking)?;
             if batch.value() != value {
                 return Err(Refusal::WrongBody);
             }
@@ -167,6 +187,32 @@ impl<R: Rules> Replica<R> {
             Some(Err(why)) => Err(why),
             _ => Ok(()),
         }
+    }
+
+    /// The batch of a body, and whether its bundles are authentic if `checking`.
+    fn parse_proposal(
+        &self,
+        body: Body,
+        checked: Option<CheckedBatch>,
+        checking: bool,
+    ) -> Result<(Batch, Result<(), Refusal>), Refusal> {
+        match checked {
+            Some(checked) if !checking => return Ok((checked.batch, Ok(()))),
+            Some(CheckedBatch {
+                batch,
+                authentic: Some(authentic),
+            }) => return Ok((batch, authentic)),
+            Some(_) | None => {}
+        }
+        let mut checker = self.gate.checker();
+        let limits = self.configuration.limits();
+        let batch = Batch::parse(body, &self.scope, limits, |bundle, digest| {
+            if checking {
+                checker.see(bundle, digest);
+            }
+            Ok::<(), Refusal>(())
+        })?;
+        Ok((batch, checker.finish()))
     }
 
     pub(super) fn vote(

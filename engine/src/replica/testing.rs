@@ -11,12 +11,12 @@ use crate::configuration::{Admission, Configuration, Limits, Member, Roles, Tuni
 use crate::quorum::FaultModel;
 use crate::types::NodeId;
 
-pub(super) fn identity(seed: u8) -> Identity {
+pub(crate) fn identity(seed: u8) -> Identity {
     Identity::from_seed([seed; 32])
 }
 
 /// Node `me` of six in mode F, and the client that they know; the last two nodes only accept.
-pub(super) fn one_of_six(me: u8, admission: Admission) -> (Replica, Arc<Configuration>, Identity) {
+pub(crate) fn one_of_six(me: u8, admission: Admission) -> (Replica, Arc<Configuration>, Identity) {
     let member = |node| Member {
         roles: if node < 4 {
             Roles::ALL
