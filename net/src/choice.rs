@@ -1,6 +1,11 @@
 //! Which driver a loop runs on, and why.
+//!
+//! Where `io_uring` is asked for and refused (an old kernel, the sysctl `kernel.io_uring_disabled`, a container's seccomp profile), the loop runs on mio, which does
+//! the same, and says so: a node that does not start would help nobody.
 
+use std::fmt;
 use std::io;
+use std::str::FromStr;
 
 use crate::driver::Driver;
 use crate::mio::MioDriver;
@@ -13,7 +18,37 @@ pub enum DriverChoice {
     Auto,
     /// Readiness, by mio.
     Mio,
+    /// Completions, by `io_uring`; mio where that is refused.
+    Uring,
 }
+
+impl FromStr for DriverChoice {
+    type Err = UnknownDriver;
+
+    fn from_str(name: &str) -> Result<Self, UnknownDriver> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "mio" => Ok(Self::Mio),
+            "uring" => Ok(Self::Uring),
+            _ => Err(UnknownDriver(name.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for DriverChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Mio => "mio",
+            Self::Uring => "uring",
+        })
+    }
+}
+
+/// A name that is no driver's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no driver: choose auto, mio or uring")]
+pub struct UnknownDriver(String);
 
 /// How bytes travel. All nodes and clients of a cluster use the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,15 +71,82 @@ pub struct Opened {
 /// # Errors
 /// When the operating system grants no poll or waker.
 pub fn open(choice: DriverChoice, transport: Transport) -> io::Result<Opened> {
+    open_with(choice, transport, uring)
+}
+
+/// The same, with `uring` to open the driver that may be refused.
+fn open_with(
+    choice: DriverChoice,
+    transport: Transport,
+    uring: impl FnOnce() -> Result<Box<dyn Driver>, String>,
+) -> io::Result<Opened> {
+    let Transport::Tcp = transport;
     let why = match choice {
-        DriverChoice::Auto => "the default",
-        DriverChoice::Mio => "asked for",
-    };
-    let driver: Box<dyn Driver> = match transport {
-        Transport::Tcp => Box::new(MioDriver::new()?),
+        DriverChoice::Auto => "the default".to_owned(),
+        DriverChoice::Mio => "asked for".to_owned(),
+        DriverChoice::Uring => match uring() {
+            Ok(driver) => {
+                return Ok(Opened {
+                    driver,
+                    why: "asked for".to_owned(),
+                });
+            }
+            Err(refused) => format!("io_uring was asked for and is refused: {refused}"),
+        },
     };
     Ok(Opened {
-        driver,
-        why: why.to_owned(),
+        driver: Box::new(MioDriver::new()?),
+        why,
     })
+}
+
+#[cfg(target_os = "linux")]
+fn uring() -> Result<Box<dyn Driver>, String> {
+    match crate::uring::UringDriver::new() {
+        Ok(driver) => Ok(Box::new(driver)),
+        Err(refused) => Err(refused.to_string()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn uring() -> Result<Box<dyn Driver>, String> {
+    Err("it needs Linux 6.1 or newer".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refuse() -> Result<Box<dyn Driver>, String> {
+        Err("setting up a ring: Operation not permitted".to_owned())
+    }
+
+    #[test]
+    fn a_refused_ring_is_said_and_mio_runs() {
+        let opened = open_with(DriverChoice::Uring, Transport::Tcp, refuse).unwrap();
+        assert_eq!(opened.driver.name(), "mio");
+        assert_eq!(
+            opened.why,
+            "io_uring was asked for and is refused: setting up a ring: Operation not permitted"
+        );
+    }
+
+    #[test]
+    fn whoever_asks_for_mio_gets_it_without_a_probe() {
+        for choice in [DriverChoice::Mio, DriverChoice::Auto] {
+            let opened = open_with(choice, Transport::Tcp, || unreachable!("probed")).unwrap();
+            assert_eq!(opened.driver.name(), "mio");
+        }
+    }
+
+    #[test]
+    fn names_are_read_as_they_are_shown() {
+        for choice in [DriverChoice::Auto, DriverChoice::Mio, DriverChoice::Uring] {
+            assert_eq!(choice.to_string().parse(), Ok(choice));
+        }
+        assert_eq!(
+            "epoll".parse::<DriverChoice>().unwrap_err().to_string(),
+            "\"epoll\" is no driver: choose auto, mio or uring"
+        );
+    }
 }

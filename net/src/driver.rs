@@ -27,14 +27,14 @@ pub struct Event {
     pub read_closed: bool,
 }
 
-/// System calls that a driver made.
+/// System calls that a driver made for data; those that open, set up and close sockets are left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Syscalls {
     /// Reads of sockets.
     pub reads: u64,
     /// Writes to sockets.
     pub writes: u64,
-    /// Waits for events.
+    /// Waits for events. Over completions these are all of them: they carry reads and writes along.
     pub polls: u64,
 }
 
@@ -107,6 +107,10 @@ pub trait Driver: Send {
     /// # Errors
     /// Those of the operating system, other than interruption.
     fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()>;
+
+    /// Hands to the operating system whatever was written, without waiting: for the end of a loop, which waits no more. Drivers whose writes are
+    /// system calls have nothing to do.
+    fn flush(&mut self) {}
 
     /// What ends a wait from other threads.
     fn wake_up(&self) -> WakeUp;

@@ -9,14 +9,14 @@
 //!                           │ Reactor ── reads ── Link ── opens      Link ── seals ── Net    │
 //!                           │   │        packet: header, MAC, frames, fragments      │ flush │
 //!                           │   ▼                                                    ▼       │
-//!                           │ Driver (mio): sockets by key, edges, one wait                  │
+//!                           │ Driver (mio, io_uring): sockets by key, edges, one wait        │
 //!                           └───────────────────────────────────────────────────────────────┘
 //! ```
 //!
 //! * [`pool`]: buffers behind counted handles; [`pool::Body`] is what roles share.
 //! * [`queue`]: bounded lock-free hand-off into a loop, and its wake-up. [`sleeper`]: the wait of a loop without sockets.
 //! * [`packet`]: framing and MACs, sans-IO. [`link`]: one authenticated peer, sans-IO. [`refusal`]: why links end, told to both sides.
-//! * [`driver`] and [`mio`]: the operating system's side. [`choice`]: which driver runs. `tcp`: socket options and when to dial again.
+//! * [`driver`], [`mio`] and `uring` (Linux): the operating system's side. [`choice`]: which driver runs. `tcp`: socket options and when to dial again.
 //! * [`net`](mod@net): the links of a loop. [`reactor`]: the loop. [`fault`]: faults on purpose. [`counters`]: what happened.
 //!
 //! A peer, a client or anybody who reaches the port can send any bytes: what does not verify ends that connection with a counted, named reason, and
@@ -39,8 +39,10 @@ pub mod reactor;
 pub mod refusal;
 pub mod sleeper;
 mod tcp;
+#[cfg(target_os = "linux")]
+pub mod uring;
 
-pub use choice::{DriverChoice, Transport};
+pub use choice::{DriverChoice, Transport, UnknownDriver};
 pub use counters::Counters;
 pub use fault::{Direction, FaultRule, Faults};
 pub use hello::Directory;

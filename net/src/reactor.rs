@@ -261,6 +261,7 @@ impl Reactor {
             }
             self.turn(service, now);
         }
+        self.net.driver.flush();
         Ok(())
     }
 

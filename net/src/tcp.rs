@@ -23,7 +23,7 @@ const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(30);
 const USER_TIMEOUT_MS: u32 = 10_000;
 
 /// Connections that may wait to be accepted.
-const BACKLOG: i32 = 1024;
+pub(crate) const BACKLOG: i32 = 1024;
 
 /// Sets the options of a connection: no delay, since the loop coalesces itself; a silent peer is noticed.
 pub(crate) fn configure(socket: impl AsFd) -> Result<(), Errno> {

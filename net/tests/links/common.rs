@@ -132,7 +132,7 @@ impl Setup {
             listen: "127.0.0.1:0".parse().unwrap(),
             shared: false,
             deaf: Arc::default(),
-            config: ReactorConfig::default(),
+            config: crate::config(),
         }
     }
 

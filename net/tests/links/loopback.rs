@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 use crate::common::{self, Loop, PATIENCE, Seen, Setup, client, node};
 use twostep_crypto::NodeId;
 use twostep_net::{
-    Direction, FaultRule, LinkDown, LinkId, Net, NetError, Reactor, ReactorConfig, Refusal,
-    SendOutcome,
+    Direction, FaultRule, LinkDown, LinkId, Net, NetError, Reactor, Refusal, SendOutcome,
 };
 
 /// Two nodes of which the first has dialled the second, and the first's link.
@@ -369,7 +368,7 @@ fn loss_loses_about_its_share() {
 fn a_port_in_use_is_named_with_the_remedy() {
     let taken = Setup::node(1).start();
     let mut reactor = Reactor::new(
-        ReactorConfig::default(),
+        crate::config(),
         common::scope(1),
         common::identity(2),
         node(2),
