@@ -11,12 +11,81 @@ use crate::message::Message;
 use crate::types::{ClientId, Decree, RecordSeq};
 use crate::wire;
 
+/// Where messages go: to the links of this loop, or to the lanes that have them.
+pub(super) trait Links {
+    /// Sends a message. One that finds no link or no room is lost: the protocol says again what matters, and it is counted.
+    fn send(&mut self, to: To, message: &Message<'_>);
+}
+
+/// The links of every connected client at one loop.
+#[derive(Debug, Default)]
+pub(super) struct ClientLinks(BTreeMap<ClientId, Vec<LinkId>>);
+
+impl ClientLinks {
+    /// A link is up.
+    pub fn add(&mut self, client: ClientId, link: LinkId) {
+        self.0.entry(client).or_default().push(link);
+    }
+
+    /// A connection has ended; false if its link was not up.
+    pub fn remove(&mut self, client: ClientId, link: LinkId) -> bool {
+        let Some(links) = self.0.get_mut(&client) else {
+            return false;
+        };
+        let before = links.len();
+        links.retain(|one| *one != link);
+        let was_up = links.len() < before;
+        if links.is_empty() {
+            self.0.remove(&client);
+        }
+        was_up
+    }
+
+    /// Those of one client.
+    pub fn of(&self, client: ClientId) -> &[LinkId] {
+        self.0.get(&client).map_or(&[], Vec::as_slice)
+    }
+
+    /// How many there are in all.
+    pub fn len(&self) -> usize {
+        self.0.values().map(Vec::len).sum()
+    }
+}
+
+/// The links of this loop.
+pub(super) struct Direct<'a> {
+    /// The links.
+    pub net: &'a mut Net,
+    /// Those to clients.
+    pub clients: &'a ClientLinks,
+    /// Where messages are encoded, once each.
+    pub scratch: &'a mut Vec<u8>,
+}
+
+impl Links for Direct<'_> {
+    fn send(&mut self, to: To, message: &Message<'_>) {
+        self.scratch.clear();
+        wire::encode(message, self.scratch);
+        match to {
+            To::Nodes(nodes) => {
+                for node in nodes.iter() {
+                    if let Some(link) = self.net.link_to(node) {
+                        let _: SendOutcome = self.net.send(link, self.scratch);
+                    }
+                }
+            }
+            To::Client(client) => {
+                for link in self.clients.of(client) {
+                    let _: SendOutcome = self.net.send(*link, self.scratch);
+                }
+            }
+        }
+    }
+}
+
 /// What the effects of a step leave to the host.
 #[derive(Default)]
 pub(super) struct Outbox {
-    /// The links of every connected client.
-    pub clients: BTreeMap<ClientId, Vec<LinkId>>,
-    scratch: Vec<u8>,
     /// Stored, as far as it is told to be, and not yet said.
     pub stored: Option<RecordSeq>,
     /// Delivered and not yet executed.
@@ -54,35 +123,16 @@ pub(super) struct EventCounts {
 }
 
 /// The sink of one step.
-pub(super) struct Sink<'a> {
-    /// The links.
-    pub net: &'a mut Net,
+pub(super) struct Sink<'a, L> {
+    /// Where messages go.
+    pub links: &'a mut L,
     /// What is left to the host.
     pub outbox: &'a mut Outbox,
 }
 
-impl Effects for Sink<'_> {
+impl<L: Links> Effects for Sink<'_, L> {
     fn send(&mut self, to: To, message: &Message<'_>) {
-        let Outbox {
-            scratch, clients, ..
-        } = &mut *self.outbox;
-        scratch.clear();
-        wire::encode(message, scratch);
-        // A message that finds no link or no room is lost: the protocol says again what matters, and net counts it.
-        match to {
-            To::Nodes(nodes) => {
-                for node in nodes.iter() {
-                    if let Some(link) = self.net.link_to(node) {
-                        let _: SendOutcome = self.net.send(link, scratch);
-                    }
-                }
-            }
-            To::Client(client) => {
-                for link in clients.get(&client).into_iter().flatten() {
-                    let _: SendOutcome = self.net.send(*link, scratch);
-                }
-            }
-        }
+        self.links.send(to, message);
     }
 
     fn store(&mut self, seq: RecordSeq, _record: &Record<'_>) {

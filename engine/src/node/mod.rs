@@ -55,6 +55,7 @@ use twostep_net::{Idle, Limits, NetError, Reactor, ReactorConfig, Service, WakeU
 
 use crate::admission::ClientDirectory;
 use crate::executor::Executor;
+use crate::node::core::Core;
 use crate::replica::{Replica, Setup, Standing};
 use crate::state_machine::StateMachine;
 use crate::types::{NodeId, Party};
@@ -64,7 +65,9 @@ pub mod birth;
 pub mod cluster;
 pub mod config;
 pub mod control;
+mod core;
 mod effects;
+mod faults;
 pub mod file;
 mod host;
 mod refused_time;
@@ -73,9 +76,9 @@ pub mod status;
 pub mod testnet;
 pub mod tunables;
 
+pub use self::core::Hosted;
 pub use cluster::{ClientFolder, ClusterFile, roles_in_words};
 pub use config::NodeConfig;
-pub use host::Hosted;
 pub use report::cpu_seconds;
 pub use status::NodeStatus;
 pub use tunables::NodeOptions;
@@ -221,19 +224,14 @@ impl NodeBuilder {
             waker: reactor.waker(),
         };
         let host = host::Host {
-            identification: identification.clone(),
-            machine: (self.hook)(replica),
+            core: Core::new(identification.clone(), (self.hook)(replica), pool, now),
             executor,
-            bounds,
-            pool,
+            clients: effects::ClientLinks::default(),
+            scratch: Vec::new(),
             requests,
             stopping,
             faults_allowed: options.faults,
-            started: now,
-            outbox: effects::Outbox::default(),
-            readiness: host::ReadinessLog::new(now),
-            refusal_lines: host::LineLimit::new(now),
-            refused: refused_time::RefusedTime::default(),
+            refusal_lines: core::LineLimit::new(now),
         };
         let host = Box::new(host);
         Ok(Node {

@@ -1,21 +1,78 @@
-//! What the host says about itself when it is asked.
+//! What a node says about itself when it is asked.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use twostep_net::Net;
+use twostep_net::{Counters, Net, PeerState};
 
 use crate::admission::ClientDirectory;
-use crate::node::host::Host;
+use crate::executor::Executor;
+use crate::node::core::Core;
 use crate::node::roles_in_words;
 use crate::node::status::{Digests, NodeStatus, PeerStatus, missing};
 use crate::state_machine::StateMachine;
-use crate::types::{NodeId, Party, Time};
+use crate::types::{Decree, Digest, NodeId, Party, Time};
 
-impl<S: StateMachine> Host<S> {
-    /// How the node is. With digests it reads its whole state.
-    pub fn status(&mut self, net: &Net, digests: bool) -> NodeStatus {
-        let now = self.time(net.now());
+/// What the links of a node have done, and which are up: those of one loop, or of all lanes together.
+#[derive(Debug)]
+pub(super) struct LinksReport {
+    /// Counts of all loops.
+    pub counters: Counters,
+    /// The driver, and why it is this one.
+    pub driver: String,
+    /// What is known of every peer.
+    pub peers: Vec<PeerState>,
+    /// Links of clients that are up.
+    pub client_links: usize,
+    /// Counts that only a node with lanes has, by name.
+    pub lanes: Vec<(String, u64)>,
+}
+
+impl LinksReport {
+    /// That of one loop.
+    pub fn of(net: &Net, client_links: usize) -> LinksReport {
+        LinksReport {
+            counters: net.counters(),
+            driver: format!("{} ({})", net.driver_name(), net.driver_why()),
+            peers: net.peers().collect(),
+            client_links,
+            lanes: Vec::new(),
+        }
+    }
+}
+
+/// How far execution has come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ExecutionReport {
+    /// The newest executed decree.
+    pub executed: Decree,
+    /// The digest of all replies up to it.
+    pub results: Digest,
+    /// The digest of the state, if it was asked for.
+    pub state: Option<Digest>,
+}
+
+impl ExecutionReport {
+    /// With digests it reads the whole state.
+    pub fn of<S: StateMachine>(executor: &Executor<S>, digests: bool) -> ExecutionReport {
+        ExecutionReport {
+            executed: executor.executed(),
+            results: executor.results(),
+            state: digests.then(|| executor.state_digest()),
+        }
+    }
+}
+
+impl Core {
+    /// How the node is.
+    pub fn status(
+        &self,
+        now: Instant,
+        links: LinksReport,
+        execution: &ExecutionReport,
+    ) -> NodeStatus {
+        let uptime = now.saturating_duration_since(self.started);
+        let now = self.time(now);
         let (replica, who) = (self.machine.replica(), &self.identification);
         let report = replica.report();
         let readiness = replica.readiness(now);
@@ -24,15 +81,18 @@ impl<S: StateMachine> Host<S> {
             .member(who.node)
             .map(|member| member.roles)
             .unwrap_or_default();
-        let executed = self.executor.executed();
-        let digests = (roles.learner && digests).then(|| Digests {
+        let ExecutionReport {
+            executed, results, ..
+        } = *execution;
+        let state = execution.state.filter(|_| roles.learner);
+        let digests = state.map(|state| Digests {
             decree: executed.0,
             chain: (report.learned == executed).then(|| report.chain.to_string()),
-            results: self.executor.results().to_string(),
-            state: self.executor.state_digest().to_string(),
+            results: results.to_string(),
+            state: state.to_string(),
         });
-        let peers = self.peers(net, now, &report.peers);
-        let counters = net.counters();
+        let peers = self.peers(links.peers.into_iter(), now, &report.peers);
+        let counters = links.counters;
         let mut refusals: BTreeMap<String, u64> = counters
             .refusals()
             .map(|(name, count)| (format!("link.{name}"), count))
@@ -60,11 +120,8 @@ impl<S: StateMachine> Host<S> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             listen: who.listen.to_string(),
-            driver: format!("{} (the default)", net.driver_name()),
-            uptime_s: net
-                .now()
-                .saturating_duration_since(self.started)
-                .as_secs_f64(),
+            driver: links.driver,
+            uptime_s: uptime.as_secs_f64(),
             cpu_s: cpu_seconds(),
             resident_bytes: resident_bytes(),
             misbehaviour: self.machine.misbehaviour(),
@@ -87,7 +144,7 @@ impl<S: StateMachine> Host<S> {
             diverged: report.diverged.map(|decree| decree.0),
             digests,
             peers,
-            client_links: self.outbox.clients.values().map(Vec::len).sum(),
+            client_links: links.client_links,
             refusals,
             refused_by_peers: refused_us.filter(|(_, count)| *count > 0).collect(),
             counters: self
@@ -100,6 +157,7 @@ impl<S: StateMachine> Host<S> {
                     ("refused.cpu_us", refused_us_estimate),
                 ])
                 .map(|(name, count)| (name.to_owned(), count))
+                .chain(links.lanes)
                 .collect(),
         }
     }
@@ -107,12 +165,11 @@ impl<S: StateMachine> Host<S> {
     /// Every other node, as this one sees it.
     pub fn peers(
         &self,
-        net: &Net,
+        links: impl Iterator<Item = PeerState>,
         now: Time,
         heard: &[(NodeId, Option<(crate::message::Status, Time)>)],
     ) -> Vec<PeerStatus> {
-        let links: BTreeMap<Party, twostep_net::PeerState> =
-            net.peers().map(|peer| (peer.party, peer)).collect();
+        let links: BTreeMap<Party, PeerState> = links.map(|peer| (peer.party, peer)).collect();
         let of = |(node, heard): &(NodeId, Option<(crate::message::Status, Time)>)| {
             let link = links.get(&Party::Node(*node));
             let up = link.is_some_and(|peer| peer.link.is_some());
@@ -150,7 +207,7 @@ fn resident_bytes() -> u64 {
         .saturating_mul(rustix::param::page_size() as u64)
 }
 
-fn named(counters: &twostep_net::Counters) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+fn named(counters: &Counters) -> impl Iterator<Item = (&'static str, u64)> + use<> {
     [
         ("net.turns", counters.turns),
         ("net.packets_in", counters.packets_in),

@@ -1,0 +1,35 @@
+//! Faults that the control socket asks for, as the links take them.
+
+use std::time::Duration;
+
+use twostep_net::Net;
+
+use crate::node::control::{Fault, FaultDirection};
+use crate::types::{NodeId, Party};
+
+/// What is answered where they are not allowed.
+pub(super) const FAULTS_FORBIDDEN: &str = "this node takes no faults; start it with --faults true";
+
+/// Injects a fault into the links of one loop from now on.
+pub(super) fn set_fault(net: &mut Net, fault: &Fault) {
+    let rule = twostep_net::FaultRule {
+        cut: fault.cut,
+        loss_ppm: fault.loss_ppm,
+        duplicate_ppm: fault.duplicate_ppm,
+        delay_min: Duration::from_micros(fault.delay_min_us),
+        delay_max: Duration::from_micros(fault.delay_max_us.max(fault.delay_min_us)),
+    };
+    let directions: &[twostep_net::Direction] = match fault.direction {
+        Some(FaultDirection::In) => &[twostep_net::Direction::In],
+        Some(FaultDirection::Out) => &[twostep_net::Direction::Out],
+        None => &[twostep_net::Direction::In, twostep_net::Direction::Out],
+    };
+    for direction in directions {
+        match fault.peer {
+            Some(peer) => net
+                .faults()
+                .set_peer(Party::Node(NodeId(peer)), *direction, rule),
+            None => net.faults().set_everyone(*direction, rule),
+        }
+    }
+}
