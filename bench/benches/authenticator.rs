@@ -1,16 +1,15 @@
 //! Proving whose a bundle is, and checking it: 32 requests of 64 bytes for six voting nodes.
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use twostep_bench::lab;
 use twostep_crypto::{Context, MacKey, Party, Signed};
 use twostep_engine::batch::{BundleClaim, BundleWriter, Request, RequestKind};
 use twostep_engine::quorum::FaultModel;
 use twostep_engine::types::{Decree, Seq, SessionId};
 
-mod common;
-
 fn authenticator(c: &mut Criterion) {
-    let scope = common::configuration(FaultModel::Fab).scope();
-    let identity = common::identity(200);
+    let scope = lab::configuration(FaultModel::Fab, 1).scope();
+    let identity = lab::identity(200);
     let client = identity.public().client_id();
     let keys: Vec<MacKey> = (1..=6).map(|key| MacKey::from_bytes([key; 32])).collect();
     let session = SessionId {

@@ -1,13 +1,12 @@
 //! What one call costs its client: gathering, proving, counting four replies.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use twostep_bench::lab;
 use twostep_engine::client::{CallOutcome, ClientCore, ClientEffects, OpenError, SessionHandle};
 use twostep_engine::message::{Message, Outcome, Reply, ReplyEntries};
 use twostep_engine::quorum::FaultModel;
 use twostep_engine::types::{Decree, NodeId, NodeSet, Regency, Seq, SessionId, Time};
 use twostep_engine::wire::write_reply;
-
-mod common;
 
 const SESSION: SessionId = SessionId {
     decree: Decree(1),
@@ -62,8 +61,8 @@ fn replies(core: &mut ClientCore, ears: &mut Ears, bytes: &[u8]) {
 }
 
 fn client(c: &mut Criterion) {
-    let configuration = common::configuration(FaultModel::Fab);
-    let mut core = ClientCore::new(common::client(&configuration));
+    let configuration = lab::configuration(FaultModel::Fab, 1);
+    let mut core = ClientCore::new(lab::client(&configuration));
     configuration
         .nodes()
         .iter()

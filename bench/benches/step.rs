@@ -1,17 +1,15 @@
 //! What a cluster computes for one decree: every message of six (or three) nodes and the client, links and disks excepted.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use twostep_engine::key_value::Operation;
+use twostep_bench::lab::Lab;
+use twostep_engine::key_value::{KeyValue, Operation};
 use twostep_engine::quorum::FaultModel;
-
-mod common;
-use common::lab::Lab;
 
 fn step(c: &mut Criterion) {
     let mut group = c.benchmark_group("whole cluster, one decree");
     for model in [FaultModel::Fab, FaultModel::Crash] {
         for requests in [1, 32] {
-            let mut lab = Lab::new(model);
+            let mut lab = Lab::new(model, 1, KeyValue::new);
             let session = lab.open();
             let mut operation = Vec::new();
             Operation::Increment {

@@ -1,6 +1,7 @@
 //! Messages to bytes and back.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use twostep_bench::lab;
 use twostep_engine::configuration::{Admission, Configuration, Limits};
 use twostep_engine::message::{Message, Outcome, Reply, ReplyEntries};
 use twostep_engine::quorum::FaultModel;
@@ -8,11 +9,9 @@ use twostep_engine::types::{Decree, Digest, Regency, Seq, SessionId, Value};
 use twostep_engine::wire::{Bounds, decode, encode, write_reply};
 use twostep_net::pool::Pool;
 
-mod common;
-
 fn wire(c: &mut Criterion) {
     let limits = Limits::default();
-    let members = common::members(FaultModel::Fab);
+    let members = lab::members(FaultModel::Fab, 1);
     let configuration =
         Configuration::new(FaultModel::Fab, 1, members, limits, Admission::Mac, [0; 16]);
     let bounds = Bounds::of(&configuration.expect("a sound configuration"));

@@ -37,6 +37,9 @@ pub struct LoadConfig {
     pub connect_timeout: Duration,
     /// How long to wait at the end for calls that are under way; what is still open then counts as unknown.
     pub drain: Duration,
+    /// Whether answers are held against exactly once. Off for state machines other than the key-value store, whose answers
+    /// say nothing: then only that f+1 learners agree on each of them is known.
+    pub checked: bool,
     /// Ends the load from another thread.
     pub stop: StopFlag,
 }
@@ -57,6 +60,7 @@ impl LoadConfig {
             operations: None,
             connect_timeout: Duration::from_secs(10),
             drain: Duration::from_secs(10),
+            checked: true,
             stop: StopFlag::default(),
         }
     }

@@ -19,6 +19,8 @@
 //! cluster without links) and a cluster over loopback (`cluster`). `cargo test --benches` runs each of them once.
 
 pub mod config;
+pub mod floor;
+pub mod lab;
 pub mod ledger;
 pub mod load;
 pub mod report;

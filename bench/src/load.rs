@@ -20,7 +20,7 @@ use twostep_net::NetError;
 
 use crate::config::{LoadConfig, PIPELINE_MAX};
 use crate::ledger::Ledger;
-use crate::report::{Latencies, LoadReport, Sample, micros, per_second};
+use crate::report::{Latencies, LoadReport, Sample, micros, per_second, thread_cpu};
 
 /// How often the stop flag is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -129,6 +129,8 @@ struct Load<F> {
     /// When something committed last.
     committed_at: Time,
     latencies: Latencies,
+    /// CPU time of this thread when calls began.
+    cpu_before: Duration,
     report: LoadReport,
     failed: Option<LoadError>,
 }
@@ -148,6 +150,7 @@ impl<F: FnMut(&Sample)> Load<F> {
             sessions: config.sessions,
             pipeline: config.pipeline,
             rate: config.rate,
+            checked: config.checked,
             ..LoadReport::default()
         };
         Load {
@@ -165,6 +168,7 @@ impl<F: FnMut(&Sample)> Load<F> {
             seconds: 0,
             committed_at: Time(0),
             latencies: Latencies::new(),
+            cpu_before: Duration::ZERO,
             phase: Phase::Connecting,
             config,
             on_second,
@@ -203,6 +207,7 @@ impl<F: FnMut(&Sample)> Load<F> {
 
     fn start(&mut self) {
         self.phase = Phase::Running;
+        self.cpu_before = thread_cpu();
         self.until = self.config.duration.map(|duration| self.now + duration);
         (self.started, self.second_began, self.committed_at) = (self.now, self.now, self.now);
         // Interleaved, so that an open loop spreads its calls over the sessions.
@@ -257,6 +262,7 @@ impl<F: FnMut(&Sample)> Load<F> {
             return;
         }
         self.ended = self.now;
+        self.report.client_cpu_s = thread_cpu().saturating_sub(self.cpu_before).as_secs_f64();
         if self.in_flight > 0 {
             // These calls waited in vain; a pause that lasts until the end is one as well.
             self.report.paused(self.now.since(self.committed_at));
@@ -269,6 +275,9 @@ impl<F: FnMut(&Sample)> Load<F> {
             let worker = &mut self.workers[index];
             self.report.unknown += worker.in_flight as u64;
             (0..worker.in_flight).for_each(|_| worker.ledger.unknown());
+            if !self.config.checked {
+                continue;
+            }
             operation.clear();
             Operation::Get { key: &worker.key }.encode(&mut operation);
             let Some(handle) = worker.handle else {
@@ -310,6 +319,9 @@ impl<F: FnMut(&Sample)> Load<F> {
                     self.report.first_commit_us = micros(self.now.since(Time(0)));
                 }
                 self.committed_at = self.now;
+                if !self.config.checked {
+                    return;
+                }
                 match KeyValueReply::decode(reply) {
                     Ok(KeyValueReply::Number(value)) if value > 0 => {
                         worker.ledger.committed(value.unsigned_abs());
@@ -381,7 +393,7 @@ impl<F: FnMut(&Sample)> Load<F> {
         }
         let time = self.ended.since(self.started);
         self.latencies.finish(&mut self.report);
-        for worker in &self.workers {
+        for worker in self.workers.iter().filter(|_| self.config.checked) {
             let findings = worker.ledger.findings(worker.last);
             self.report.gaps += findings.gaps;
             self.report.duplicates += findings.duplicates;

@@ -59,6 +59,8 @@ pub struct LoadReport {
     /// The longest time without a commit of any session while calls were made and answered: how long nothing went on.
     /// Microseconds.
     pub longest_pause_us: u64,
+    /// CPU time of the thread that made the calls, from the first to the last of them. Seconds.
+    pub client_cpu_s: f64,
     /// Calls that were rejected, or answered with something that no increment can give.
     pub errors: u64,
     /// Calls that were sent and whose outcome is not known.
@@ -71,6 +73,8 @@ pub struct LoadReport {
     pub duplicates: u64,
     /// Sessions whose key could not be read back at the end.
     pub unverified: u32,
+    /// Whether the answers were checked; if not, gaps, duplicates and unverified say nothing.
+    pub checked: bool,
     /// Bundles that were sent for the first time.
     pub bundles: u64,
     /// Bundles that were sent again, signed, because no answer came in time.
@@ -80,6 +84,44 @@ pub struct LoadReport {
 }
 
 impl LoadReport {
+    /// Several loads of the same kind as one: counts are added up, latencies and rates are medians, `max_us` and the
+    /// longest pause are the worst.
+    #[must_use]
+    pub fn together(loads: &[LoadReport]) -> LoadReport {
+        let Some(first) = loads.first() else {
+            return LoadReport::default();
+        };
+        let mut all = first.clone();
+        for load in &loads[1..] {
+            all.seconds += load.seconds;
+            all.operations += load.operations;
+            all.client_cpu_s += load.client_cpu_s;
+            all.errors += load.errors;
+            all.unknown += load.unknown;
+            all.busy += load.busy;
+            all.gaps += load.gaps;
+            all.duplicates += load.duplicates;
+            all.unverified += load.unverified;
+            all.bundles += load.bundles;
+            all.retries += load.retries;
+            all.max_us = all.max_us.max(load.max_us);
+            all.longest_pause_us = all.longest_pause_us.max(load.longest_pause_us);
+            all.first_error = all.first_error.or_else(|| load.first_error.clone());
+        }
+        let middle = |figure: fn(&LoadReport) -> u64| {
+            let mut figures: Vec<u64> = loads.iter().map(figure).collect();
+            figures.sort_unstable();
+            figures[figures.len() / 2]
+        };
+        all.p50_us = middle(|load| load.p50_us);
+        all.p99_us = middle(|load| load.p99_us);
+        all.p999_us = middle(|load| load.p999_us);
+        let mut rates: Vec<f64> = loads.iter().map(|load| load.ops_per_s).collect();
+        rates.sort_unstable_by(f64::total_cmp);
+        all.ops_per_s = rates[rates.len() / 2];
+        all
+    }
+
     /// Whether every call was executed exactly once, as far as anybody can tell from outside.
     #[must_use]
     pub fn is_clean(&self) -> bool {
@@ -116,6 +158,11 @@ impl Latencies {
         self.second.saturating_record(micros(latency));
     }
 
+    /// The same for `count` calls that took equally long.
+    pub(crate) fn record_many(&mut self, latency: Duration, count: u64) {
+        self.second.saturating_record_n(micros(latency), count);
+    }
+
     /// Ends the second; its count, p50 and p99.
     pub(crate) fn end_second(&mut self) -> (u64, u64, u64) {
         let (count, p50, p99) = (
@@ -137,6 +184,12 @@ impl Latencies {
         report.p999_us = quantile(&self.total, 0.999);
         report.max_us = self.total.max();
     }
+}
+
+/// CPU time of the calling thread, user and system.
+pub(crate) fn thread_cpu() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 fn quantile(histogram: &Histogram<u64>, quantile: f64) -> u64 {

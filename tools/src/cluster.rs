@@ -92,7 +92,7 @@ impl LocalCluster {
             .prefix("twostep-")
             .tempdir()
             .context("cannot make a temporary folder")?;
-        interrupt.set_folder(Some(folder.path().to_owned()));
+        interrupt.add_folder(folder.path());
         let configuration = testnet::create(
             folder.path(),
             &TestnetPlan {
@@ -403,7 +403,7 @@ impl Drop for LocalCluster {
             let _ = child.wait();
             self.interrupt.remove_process(child.id());
         }
-        self.interrupt.set_folder(None);
+        self.interrupt.remove_folder(self.folder.path());
     }
 }
 

@@ -1,6 +1,6 @@
 //! Ctrl-C: the first one asks for an orderly end, the second one ends at once but leaves nothing behind either.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -27,7 +27,7 @@ pub struct Interrupt {
 #[derive(Debug, Default)]
 struct Leftovers {
     processes: Vec<u32>,
-    folder: Option<PathBuf>,
+    folders: Vec<PathBuf>,
 }
 
 impl Interrupt {
@@ -72,9 +72,14 @@ impl Interrupt {
         self.with_leftovers(|leftovers| leftovers.processes.retain(|one| *one != pid));
     }
 
-    /// The temporary folder, while there is one.
-    pub fn set_folder(&self, folder: Option<PathBuf>) {
-        self.with_leftovers(|leftovers| leftovers.folder = folder);
+    /// A temporary folder is there.
+    pub fn add_folder(&self, folder: &Path) {
+        self.with_leftovers(|leftovers| leftovers.folders.push(folder.to_owned()));
+    }
+
+    /// It will be gone soon.
+    pub fn remove_folder(&self, folder: &Path) {
+        self.with_leftovers(|leftovers| leftovers.folders.retain(|one| one != folder));
     }
 
     fn with_leftovers<T>(&self, with: impl FnOnce(&mut Leftovers) -> T) -> T {
@@ -95,7 +100,7 @@ impl Interrupt {
                     let _ = kill_process(pid, Signal::KILL);
                 }
             }
-            if let Some(folder) = leftovers.folder.take() {
+            for folder in leftovers.folders.drain(..) {
                 // Dying processes may still write; what then remains is the best that can be done.
                 for _ in 0..20 {
                     if std::fs::remove_dir_all(&folder).is_ok() {

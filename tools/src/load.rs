@@ -30,6 +30,9 @@ pub struct LoadFlags {
     /// Sign every bundle instead of tagging it
     #[arg(long)]
     pub signed: bool,
+    /// Do not hold answers against exactly once: for a running cluster whose state machine is not the key-value store
+    #[arg(long)]
+    pub unchecked: bool,
 }
 
 /// How often to call.
@@ -92,6 +95,7 @@ impl LoadFlags {
         config.op_bytes = self.op_bytes;
         config.duration = duration;
         config.drain = defaults.drain;
+        config.checked = !self.unchecked;
         config.stop = stop.clone();
         Ok(config)
     }

@@ -4,9 +4,12 @@ mod arguments;
 mod bench;
 mod client;
 mod cluster;
+mod compare;
 mod dev;
+mod floor;
 mod interrupt;
 mod load;
+mod measure;
 mod node;
 mod process;
 mod screen;
@@ -44,6 +47,9 @@ enum What {
     Client(client::ClientArgs),
     /// Put load on a cluster and measure it
     Bench(bench::BenchArgs),
+    /// Be one process of the floor; `bench --floor` starts it
+    #[command(hide = true)]
+    FloorNode(floor::FloorNodeArgs),
     /// Run the deterministic simulator: seeded faults, checkers after every step
     Sim(sim::SimArgs),
 }
@@ -56,6 +62,7 @@ fn main() -> ExitCode {
         What::Status(args) => status::run(&args),
         What::Client(args) => client::run(&args),
         What::Bench(args) => bench::run(&args),
+        What::FloorNode(args) => floor::run(&args),
         What::Sim(args) => sim::run(&args),
     };
     result.unwrap_or_else(|error| {

@@ -132,7 +132,7 @@ fn address_in_use(error: &NodeError) -> ExitCode {
 }
 
 /// What comes before the end is ignored; an error is an end as well.
-fn wait_for_end_of_input() {
+pub fn wait_for_end_of_input() {
     let mut bytes = [0; 256];
     let mut input = io::stdin().lock();
     loop {

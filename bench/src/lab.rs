@@ -1,36 +1,44 @@
-//! Replicas, executors and one client, with queues in the place of links.
+//! A cluster in one thread: replicas, executors and one client, with queues in the place of links.
+//!
+//! Benchmarks step it, and the [floor](crate::floor) takes from it who says what to whom for one operation, in how many
+//! bytes: the code is that of a node, only links, disks and the clock are left out.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
-use twostep_crypto::Party;
+use twostep_crypto::{Identity, Party};
 use twostep_engine::admission::ClientDirectory;
 use twostep_engine::batch::Batch;
-use twostep_engine::client::{CallOutcome, ClientCore, ClientEffects, OpenError, SessionHandle};
-use twostep_engine::configuration::Tuning;
+use twostep_engine::client::{
+    AuthenticatorKeys, CallOutcome, ClientCore, ClientEffects, ClientSetup, ClientTuning,
+    OpenError, SessionHandle,
+};
+use twostep_engine::configuration::{Admission, Configuration, Limits, Member, Tuning};
 use twostep_engine::executor::Executor;
-use twostep_engine::key_value::KeyValue;
 use twostep_engine::machine::{Effects, Input, Machine, Question, Record, To};
 use twostep_engine::message::Message;
+use twostep_engine::node::testnet::roles_of;
 use twostep_engine::quorum::FaultModel;
 use twostep_engine::replica::{Replica, Setup, Standing};
+use twostep_engine::state_machine::StateMachine;
 use twostep_engine::types::{ClientId, Decree, NodeId, NodeSet, RecordSeq, SessionId, Time};
 use twostep_engine::wire::{Bounds, decode, encode};
 use twostep_net::pool::Pool;
 
-struct Node {
+struct Node<S: StateMachine> {
     replica: Replica,
-    executor: Executor<KeyValue>,
+    executor: Executor<S>,
 }
 
 /// The parcel of one message: from, to, bytes.
 type Parcel = (Party, Party, Vec<u8>);
 
 /// Everything in one thread; time moves by 10 µs a turn.
-pub struct Lab {
+pub struct Lab<S: StateMachine> {
     /// The client.
     pub core: ClientCore,
-    nodes: Vec<Node>,
+    nodes: Vec<Node<S>>,
     mail: VecDeque<Parcel>,
     spare: Vec<Vec<u8>>,
     bounds: Bounds,
@@ -41,26 +49,106 @@ pub struct Lab {
     opened: Vec<SessionHandle>,
 }
 
-impl Lab {
-    pub fn new(model: FaultModel) -> Lab {
-        let configuration = super::configuration(model);
-        let setup = super::client(&configuration);
+/// One message that travelled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Travelled {
+    /// Who said it.
+    pub from: Party,
+    /// To whom.
+    pub to: Party,
+    /// Its wire form.
+    pub bytes: Vec<u8>,
+    /// How many of the recorded messages had reached the sender before it said this.
+    pub heard: usize,
+}
+
+/// What travelled for some calls that were made together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recording {
+    /// In the order in which it was said, which is also the order in which it arrived.
+    pub messages: Vec<Travelled>,
+    /// How many of the messages had reached the client when the last call ended.
+    pub ended_after: usize,
+}
+
+/// The identity of node `seed - 1`.
+#[must_use]
+pub fn identity(seed: u8) -> Identity {
+    Identity::from_seed([seed; 32])
+}
+
+/// The members of the production layout.
+#[must_use]
+pub fn members(model: FaultModel, f: usize) -> Vec<Member> {
+    let member = |node: usize| Member {
+        roles: roles_of(model, f, node),
+        public: node_identity(node).public(),
+    };
+    (0..model.acceptors(f)).map(member).collect()
+}
+
+fn node_identity(node: usize) -> Identity {
+    identity(u8::try_from(node + 1).expect("fewer nodes than the client's seed"))
+}
+
+/// A cluster with the default limits.
+///
+/// # Panics
+/// When so many faults make more than 199 nodes.
+#[must_use]
+pub fn configuration(model: FaultModel, f: usize) -> Arc<Configuration> {
+    let admission = match model {
+        FaultModel::Crash => Admission::Link,
+        FaultModel::Fab => Admission::Mac,
+    };
+    let configuration = Configuration::new(
+        model,
+        f,
+        members(model, f),
+        Limits::default(),
+        admission,
+        [0; 16],
+    );
+    Arc::new(configuration.expect("a sound configuration"))
+}
+
+/// A client of it.
+#[must_use]
+pub fn client(configuration: &Arc<Configuration>) -> ClientSetup {
+    let identity = Arc::new(identity(CLIENT_SEED));
+    let keys = AuthenticatorKeys::derive(configuration, &identity).expect("sound keys");
+    let tuning = ClientTuning::default();
+    ClientSetup {
+        configuration: Arc::clone(configuration),
+        identity,
+        keys,
+        tuning,
+        seed: 1,
+    }
+}
+
+/// The seed of the client's identity, above those of nodes.
+const CLIENT_SEED: u8 = 200;
+
+impl<S: StateMachine> Lab<S> {
+    /// A cluster of the production layout whose nodes have just been born.
+    pub fn new(model: FaultModel, f: usize, state_machine: impl Fn() -> S) -> Lab<S> {
+        let configuration = configuration(model, f);
+        let setup = client(&configuration);
         let pool = Pool::default();
         let clients = Arc::new(ClientDirectory::new([setup.identity.public()]));
         let node = |node: NodeId| Node {
             replica: Replica::new(Setup {
                 configuration: Arc::clone(&configuration),
                 me: node,
-                identity: Arc::new(super::identity(
-                    u8::try_from(node.0 + 1).expect("few nodes"),
-                )),
+                identity: Arc::new(node_identity(usize::from(node.0))),
                 clients: Arc::clone(&clients),
                 tuning: Tuning::default(),
                 pool: pool.clone(),
                 standing: Standing::Born,
             })
             .expect("sound keys"),
-            executor: Executor::new(&configuration, KeyValue::new()),
+            executor: Executor::new(&configuration, state_machine()),
         };
         let mut core = ClientCore::new(setup);
         configuration
@@ -101,9 +189,65 @@ impl Lab {
         assert_eq!(self.committed - before, count, "every call commits");
     }
 
+    /// The same; gives the messages that travelled, in their order. Every message makes a turn of its own, as it does
+    /// where nothing else is under way.
+    pub fn record(&mut self, session: SessionHandle, operation: &[u8], count: usize) -> Recording {
+        for _ in 0..count {
+            self.core
+                .call(session, operation, 0, self.now)
+                .expect("room for a call");
+        }
+        let before = self.committed;
+        let mut record: Vec<Travelled> = Vec::new();
+        let mut heard: BTreeMap<Party, usize> = BTreeMap::new();
+        self.flush();
+        self.note(&heard, &mut record);
+        let (mut next, mut ended_after) = (0, 0);
+        while let Some(travelled) = record.get(next) {
+            next += 1;
+            let Travelled {
+                from, to, bytes, ..
+            } = travelled.clone();
+            *heard.entry(to).or_default() += 1;
+            self.deliver(from, to, &bytes);
+            match to {
+                Party::Node(node) => self.step(usize::from(node.0), Input::Tick),
+                Party::Client(_) if self.committed - before < count => ended_after = heard[&to] + 1,
+                Party::Client(_) => {}
+            }
+            self.note(&heard, &mut record);
+        }
+        assert_eq!(self.committed - before, count, "every call commits");
+        Recording {
+            messages: record,
+            ended_after,
+        }
+    }
+
+    /// Moves what was just said from the mail to the record.
+    fn note(&mut self, heard: &BTreeMap<Party, usize>, record: &mut Vec<Travelled>) {
+        record.extend(self.mail.drain(..).map(|(from, to, bytes)| Travelled {
+            from,
+            to,
+            bytes,
+            heard: heard.get(&from).copied().unwrap_or(0),
+        }));
+    }
+
     /// Delivers messages until nobody has anything to say.
     fn settle(&mut self) {
-        self.now = self.now + std::time::Duration::from_micros(10);
+        self.flush();
+        while !self.mail.is_empty() {
+            while let Some((from, to, bytes)) = self.mail.pop_front() {
+                self.deliver(from, to, &bytes);
+                self.spare.push(bytes);
+            }
+            (0..self.nodes.len()).for_each(|node| self.step(node, Input::Tick));
+        }
+    }
+
+    fn flush(&mut self) {
+        self.now = self.now + Duration::from_micros(10);
         let mut ears = Ears {
             mail: &mut self.mail,
             spare: &mut self.spare,
@@ -112,13 +256,6 @@ impl Lab {
         };
         self.core.flush(self.now, &mut ears);
         self.committed += ears.committed;
-        while !self.mail.is_empty() {
-            while let Some((from, to, bytes)) = self.mail.pop_front() {
-                self.deliver(from, to, &bytes);
-                self.spare.push(bytes);
-            }
-            (0..self.nodes.len()).for_each(|node| self.step(node, Input::Tick));
-        }
     }
 
     fn deliver(&mut self, from: Party, to: Party, bytes: &[u8]) {
@@ -257,9 +394,5 @@ impl ClientEffects for Ears<'_> {
 
 fn client_id() -> ClientId {
     static ID: std::sync::OnceLock<ClientId> = std::sync::OnceLock::new();
-    *ID.get_or_init(|| {
-        twostep_crypto::Identity::from_seed([200; 32])
-            .public()
-            .client_id()
-    })
+    *ID.get_or_init(|| identity(CLIENT_SEED).public().client_id())
 }

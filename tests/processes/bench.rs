@@ -1,0 +1,66 @@
+//! `bench`: what it prints for programs.
+
+use serde_json::Value;
+
+use crate::support::{run, twostep};
+
+fn bench(more: &[&str]) -> Value {
+    let mut arguments = vec!["bench", "--json", "--clients", "4", "--pipeline", "4"];
+    arguments.extend(more);
+    let ended = run(twostep(&arguments));
+    ended.ok();
+    ended.json()
+}
+
+fn positive(report: &Value, path: &str) -> f64 {
+    let value = report.pointer(path).and_then(Value::as_f64);
+    let value = value.unwrap_or_else(|| panic!("no number at {path} in {report}"));
+    assert!(value > 0.0, "{path} is {value} in {report}");
+    value
+}
+
+#[test]
+fn the_floor_stands_beside_the_real_cluster() {
+    let report = bench(&["--floor", "--rounds", "1", "--for", "200ms"]);
+    for path in [
+        "/operations",
+        "/ops_per_s",
+        "/cpu_us_per_op",
+        "/nodes_cpu_us_per_op",
+        "/clients_cpu_us_per_op",
+        "/syscalls_per_op",
+        "/messages_per_packet",
+        "/lone/p50_us",
+        "/key_value/ops_per_s",
+        "/key_value/cpu_us_per_op",
+        "/floor/p50_us",
+        "/floor/cpu_us_per_op",
+        "/floor/ops_per_s",
+        "/floor/messages_per_packet",
+        "/ratio/latency",
+        "/ratio/cpu",
+    ] {
+        positive(&report, path);
+    }
+    assert_eq!(report["floor"]["messages_of_a_lone_operation"], 50);
+    assert_eq!(
+        report["checked"], false,
+        "a null state machine has no answers to check"
+    );
+    assert_eq!(
+        (&report["errors"], &report["unknown"]),
+        (&0.into(), &0.into())
+    );
+}
+
+#[test]
+fn what_a_load_cost_is_in_its_report() {
+    let report = bench(&["--for", "200ms", "--state-machine", "null"]);
+    let cpu = positive(&report, "/cpu_us_per_op");
+    let nodes = positive(&report, "/nodes_cpu_us_per_op");
+    let clients = positive(&report, "/clients_cpu_us_per_op");
+    assert!((cpu - nodes - clients).abs() < 0.01, "{report}");
+    positive(&report, "/syscalls_per_op");
+    positive(&report, "/messages_per_packet");
+    assert!(report["floor"].is_null(), "it was not asked for");
+}
