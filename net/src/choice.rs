@@ -9,6 +9,8 @@ use std::str::FromStr;
 
 use crate::driver::Driver;
 use crate::mio::MioDriver;
+use crate::packet::{DATAGRAM_BYTES, DATAGRAM_BYTES_MAX, PACKET_BYTES_MIN};
+use crate::reactor::ReactorConfig;
 
 /// The driver that is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,6 +58,54 @@ pub enum Transport {
     /// Streams, without delay.
     #[default]
     Tcp,
+    /// Datagrams: nothing waits for what was lost before it. Linux only.
+    Udp,
+}
+
+/// How bytes travel, with all that both sides of a link must agree on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Carrier {
+    /// Streams or datagrams.
+    pub transport: Transport,
+    /// Most bytes of a datagram, headers of UDP and IP left out: [`PACKET_BYTES_MIN`] to [`DATAGRAM_BYTES_MAX`]. Streams do not use it.
+    pub mtu: usize,
+}
+
+impl Default for Carrier {
+    /// Streams.
+    fn default() -> Self {
+        Self {
+            transport: Transport::Tcp,
+            mtu: DATAGRAM_BYTES,
+        }
+    }
+}
+
+impl Carrier {
+    /// Makes a loop use it.
+    ///
+    /// # Panics
+    /// Later, when the loop starts, if [`check`](Self::check) was not asked.
+    pub fn apply(self, config: &mut ReactorConfig) {
+        config.transport = self.transport;
+        if self.transport == Transport::Udp {
+            config.limits.packet.packet_bytes_max = self.mtu;
+        }
+    }
+
+    /// Checks the bounds of the mtu.
+    ///
+    /// # Errors
+    /// What was expected, and how to choose.
+    pub fn check(self) -> Result<(), String> {
+        if (PACKET_BYTES_MIN..=DATAGRAM_BYTES_MAX).contains(&self.mtu) {
+            return Ok(());
+        }
+        Err(format!(
+            "mtu = {}: expected {PACKET_BYTES_MIN} to {DATAGRAM_BYTES_MAX} bytes; {DATAGRAM_BYTES} fits into a frame of Ethernet, {PACKET_BYTES_MIN}              through every network, {DATAGRAM_BYTES_MAX} is for nodes on one machine",
+            self.mtu
+        ))
+    }
 }
 
 /// A driver, and in words why it is this one.
@@ -80,7 +130,19 @@ fn open_with(
     transport: Transport,
     uring: impl FnOnce() -> Result<Box<dyn Driver>, String>,
 ) -> io::Result<Opened> {
-    let Transport::Tcp = transport;
+    if transport == Transport::Udp {
+        let why = match choice {
+            DriverChoice::Auto => "the transport is UDP",
+            DriverChoice::Mio => "asked for, and the transport is UDP",
+            DriverChoice::Uring => {
+                "io_uring was asked for, but the transport is UDP, which it does not carry"
+            }
+        };
+        return Ok(Opened {
+            driver: datagrams()?,
+            why: why.to_owned(),
+        });
+    }
     let why = match choice {
         DriverChoice::Auto => "the default".to_owned(),
         DriverChoice::Mio => "asked for".to_owned(),
@@ -98,6 +160,19 @@ fn open_with(
         driver: Box::new(MioDriver::new()?),
         why,
     })
+}
+
+#[cfg(target_os = "linux")]
+fn datagrams() -> io::Result<Box<dyn Driver>> {
+    Ok(Box::new(crate::udp::UdpDriver::new()?))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn datagrams() -> io::Result<Box<dyn Driver>> {
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        "the UDP transport needs Linux; use TCP",
+    ))
 }
 
 #[cfg(target_os = "linux")]
@@ -136,6 +211,15 @@ mod tests {
         for choice in [DriverChoice::Mio, DriverChoice::Auto] {
             let opened = open_with(choice, Transport::Tcp, || unreachable!("probed")).unwrap();
             assert_eq!(opened.driver.name(), "mio");
+        }
+    }
+
+    #[test]
+    fn datagrams_have_a_driver_of_their_own_whatever_is_asked_for() {
+        for choice in [DriverChoice::Mio, DriverChoice::Auto, DriverChoice::Uring] {
+            let opened = open_with(choice, Transport::Udp, || unreachable!("probed")).unwrap();
+            assert_eq!(opened.driver.name(), "mio with datagrams");
+            assert!(opened.why.contains("the transport is UDP"));
         }
     }
 

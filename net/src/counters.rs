@@ -28,6 +28,10 @@ pub struct Counters {
     pub dropped_full: u64,
     /// Messages dropped because they exceed the limit.
     pub dropped_too_large: u64,
+    /// Datagrams that did not verify, came twice or came too late: anybody may have sent them.
+    pub strays: u64,
+    /// How often packets waited for credit of the other side until what was under way to it counted as lost; datagrams only.
+    pub credit_timeouts: u64,
     /// Connections accepted.
     pub accepted: u64,
     /// Connections that we began to open.
@@ -78,6 +82,8 @@ impl Counters {
             syscalls,
             dropped_full,
             dropped_too_large,
+            strays,
+            credit_timeouts,
             accepted,
             dialled,
             links_up,
@@ -98,6 +104,8 @@ impl Counters {
         self.syscalls.polls += syscalls.polls;
         self.dropped_full += dropped_full;
         self.dropped_too_large += dropped_too_large;
+        self.strays += strays;
+        self.credit_timeouts += credit_timeouts;
         self.accepted += accepted;
         self.dialled += dialled;
         self.links_up += links_up;

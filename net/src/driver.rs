@@ -117,4 +117,9 @@ pub trait Driver: Send {
 
     /// System calls so far.
     fn syscalls(&self) -> Syscalls;
+
+    /// Bytes of memory in which the operating system keeps what comes on one connection until it is read. Zero where the other side is held back instead.
+    fn receive_bytes(&self) -> usize {
+        0
+    }
 }

@@ -1,7 +1,7 @@
 //! The first packet of each side: who dials whom, in which cluster, with which nonces.
 //!
 //! ```text
-//! header (length, version, kind Hello, counter 0, magic in the place of the tag) | cluster [32] | epoch u32 | from [17] | to [17] | keys [64] | boot [16] | nonce [16]
+//! header (length, version, kind Hello, counter 0 on streams, magic in the place of the tag) | cluster [32] | epoch u32 | from [17] | to [17] | keys [64] | boot [16] | nonce [16]
 //! ```
 //!
 //! A Hello is a claim; the proof that follows makes it true. The link key is derived from the digests of both Hellos, so nothing in them can be changed on the way without the
@@ -15,7 +15,7 @@ use twostep_crypto::{
     VerifyingKey,
 };
 
-use crate::packet::{HEADER_BYTES, Header, Kind, read_u32, wire_u32};
+use crate::packet::{HEADER_BYTES, Header, Kind, read_u32, read_u64, wire_u32};
 use crate::refusal::LinkError;
 
 /// Stands where a tag stands later, in every version: by it a Hello is known before anything else about it is.
@@ -79,13 +79,18 @@ impl Hello {
         }
     }
 
-    /// The whole packet.
+    /// The whole packet, for a stream.
     pub fn to_packet(self) -> [u8; HELLO_BYTES] {
+        self.to_packet_with(0)
+    }
+
+    /// The whole packet, with what datagrams say in the place of the counter.
+    pub fn to_packet_with(self, counter: u64) -> [u8; HELLO_BYTES] {
         let header = Header {
             length: wire_u32(HELLO_BYTES),
             version: PROTOCOL_VERSION,
             kind: Kind::Hello as u16,
-            counter: 0,
+            counter,
             tag: MAGIC,
         };
         let mut packet = [0; HELLO_BYTES];
@@ -174,6 +179,11 @@ impl Hello {
         };
         (public.client_id() == id).then_some(public)
     }
+}
+
+/// What answers to a Hello datagram show: that they come from somebody who saw it. The front half of its nonce.
+pub(crate) fn echo_of(packet: &[u8; HELLO_BYTES]) -> u64 {
+    read_u64(packet, HELLO_BYTES - 16)
 }
 
 /// What a Hello packet adds to the link key.

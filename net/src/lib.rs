@@ -16,7 +16,9 @@
 //! * [`pool`]: buffers behind counted handles; [`pool::Body`] is what roles share.
 //! * [`queue`]: bounded lock-free hand-off into a loop, and its wake-up. [`sleeper`]: the wait of a loop without sockets.
 //! * [`packet`]: framing and MACs, sans-IO. [`link`]: one authenticated peer, sans-IO. [`refusal`]: why links end, told to both sides.
-//! * [`driver`], [`mio`] and `uring` (Linux): the operating system's side. [`choice`]: which driver runs. `tcp`: socket options and when to dial again.
+//! * `replay`, `pieces`, `flow`: what links need where datagrams are lost and overtake each other: which counters were taken, messages in pieces, and
+//!   how much may be under way.
+//! * [`driver`], [`mio`], `uring` (Linux) and, for datagrams, `udp` (Linux): the operating system's side. [`choice`]: which driver runs. `tcp`: socket options and when to dial again.
 //! * [`net`](mod@net): the links of a loop. [`reactor`]: the loop. [`fault`]: faults on purpose. [`counters`]: what happened.
 //!
 //! A peer, a client or anybody who reaches the port can send any bytes: what does not verify ends that connection with a counted, named reason, and
@@ -27,22 +29,27 @@ pub mod choice;
 pub mod counters;
 pub mod driver;
 pub mod fault;
+mod flow;
 mod hello;
 pub mod link;
 pub mod mio;
 pub mod net;
 mod outbox;
 pub mod packet;
+mod pieces;
 pub mod pool;
 pub mod queue;
 pub mod reactor;
 pub mod refusal;
+mod replay;
 pub mod sleeper;
 mod tcp;
 #[cfg(target_os = "linux")]
+pub mod udp;
+#[cfg(target_os = "linux")]
 pub mod uring;
 
-pub use choice::{DriverChoice, Transport, UnknownDriver};
+pub use choice::{Carrier, DriverChoice, Transport, UnknownDriver};
 pub use counters::Counters;
 pub use fault::{Direction, FaultRule, Faults};
 pub use hello::Directory;

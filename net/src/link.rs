@@ -7,11 +7,15 @@
 //!   Proof, then messages ──────────────────────► up: messages
 //! ```
 //!
+//! The same packets travel as datagrams, of which some are lost, doubled or forged; what differs then stands in `link/datagrams.rs`.
+//!
 //! Nothing but Hello, Proof and Refuse is parsed before the other side has proved that it has the link key, and those three are small and of bounded
 //! length. Whoever refuses says why in a Refuse packet before the connection is closed (see [`crate::refusal`]). Everything that does not verify ends this link and no other.
 //!
 //! The send buffer is bounded: when it is full, `Link::send` drops the message and says so; the protocol sends again what matters (PROTOCOL.md section 3).
 //! Source: DESIGN.md section 4. Cost: one round trip, one X25519 agreement per side and connection; after that one MAC per packet.
+
+mod datagrams;
 
 use twostep_crypto::{PROTOCOL_VERSION, Party, PublicIdentity, link_keys};
 
@@ -21,7 +25,9 @@ use crate::packet::{
     Fragment, Frames, HEADER_BYTES, Header, Kind, Opener, PacketLimits, Reassembly, Sealer, frames,
     split, wire_u32,
 };
+use crate::pieces::Pieces;
 use crate::refusal::{DETAIL_BYTES_MAX, LinkError, Refused, read_refusal};
+use datagrams::Datagrams;
 
 /// Names a link of one loop. Never used again within a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,8 +88,14 @@ pub(crate) enum Step<'a> {
     Up(usize),
     /// A data packet of this many bytes, and its frames.
     Data(usize, Frames<'a>),
+    /// A datagram of this many bytes that has been dealt with.
+    Done(usize),
+    /// A datagram of this many bytes that does not verify, or not yet: anybody may have sent it.
+    Stray(usize),
     /// The other side ends the link and says why.
     RefusedUs(Refused),
+    /// The other side ends the link.
+    Closed,
 }
 
 /// One end of one connection.
@@ -93,6 +105,8 @@ pub(crate) struct Link {
     limits: PacketLimits,
     /// Packets sealed on this link that nobody has counted yet.
     sealed_counted: u64,
+    /// What only a link of datagrams has.
+    datagrams: Option<Box<Datagrams>>,
 }
 
 enum State {
@@ -122,7 +136,12 @@ struct Session {
     peer: PeerIdentity,
     sealer: Sealer,
     opener: Opener,
-    reassembly: Reassembly,
+    assembly: Assembly,
+}
+
+enum Assembly {
+    Stream(Reassembly),
+    Datagrams(Pieces),
 }
 
 impl Link {
@@ -145,6 +164,7 @@ impl Link {
             outbox,
             limits,
             sealed_counted: 0,
+            datagrams: None,
         }
     }
 
@@ -158,6 +178,7 @@ impl Link {
             outbox: Outbox::new(send_bytes_max),
             limits,
             sealed_counted: 0,
+            datagrams: None,
         }
     }
 
@@ -168,6 +189,9 @@ impl Link {
         directory: &dyn Directory,
         bytes: &'a [u8],
     ) -> Result<Step<'a>, LinkError> {
+        if self.datagrams.is_some() {
+            return self.receive_datagram(local, directory, bytes);
+        }
         if let State::Up(session) = &mut self.state {
             let Some(packet) = split(bytes, self.limits.packet_bytes_max)? else {
                 return Ok(Step::Incomplete);
@@ -191,16 +215,20 @@ impl Link {
         let State::Up(session) = &mut self.state else {
             return Ok(None);
         };
-        let complete = session
-            .reassembly
-            .add(fragment, self.limits.message_bytes_max)?;
-        Ok(complete.then(|| session.reassembly.take()))
+        let max = self.limits.message_bytes_max;
+        Ok(match &mut session.assembly {
+            Assembly::Stream(one) => one.add(fragment, max)?.then(|| one.take()),
+            Assembly::Datagrams(several) => several.add(fragment, max)?,
+        })
     }
 
     /// Takes back the buffer of a reassembled message.
     pub fn give_back(&mut self, buffer: Vec<u8>) {
         if let State::Up(session) = &mut self.state {
-            session.reassembly.give_back(buffer);
+            match &mut session.assembly {
+                Assembly::Stream(one) => one.give_back(buffer),
+                Assembly::Datagrams(several) => several.give_back(buffer),
+            }
         }
     }
 
@@ -251,6 +279,10 @@ impl Link {
     /// Ends the link and queues the packet that tells the other side why.
     pub fn refuse(&mut self, error: &LinkError) {
         let body = error.to_body();
+        if self.datagrams.is_some() {
+            self.refuse_by_datagram(&body);
+            return self.end();
+        }
         match &mut self.state {
             State::Proving { session, .. } | State::Up(session) => {
                 session
@@ -328,6 +360,7 @@ impl Link {
                     hello.as_slice(),
                     packet,
                     self.limits,
+                    false,
                 )?;
                 self.state = State::Proving {
                     dialled: true,
@@ -339,7 +372,8 @@ impl Link {
                 let theirs = read_hello(packet, header)?;
                 *claimed = Some(theirs.from);
                 let ours = Hello::new(local, theirs.from, *nonce).to_packet();
-                let mut session = session(local, directory, &theirs, &ours, packet, self.limits)?;
+                let mut session =
+                    session(local, directory, &theirs, &ours, packet, self.limits, false)?;
                 self.outbox.bytes.extend_from_slice(&ours);
                 session
                     .sealer
@@ -416,6 +450,7 @@ fn session(
     our_hello: &[u8],
     their_hello: &[u8],
     limits: PacketLimits,
+    datagrams: bool,
 ) -> Result<Box<Session>, LinkError> {
     let public = theirs.admit(local, directory)?;
     if theirs.to != local.me {
@@ -435,6 +470,17 @@ fn session(
         other,
     )
     .map_err(|_| LinkError::malformed("a key of low order"))?;
+    let (opener, assembly) = if datagrams {
+        (
+            Opener::of_datagrams(keys.receive),
+            Assembly::Datagrams(Pieces::default()),
+        )
+    } else {
+        (
+            Opener::new(keys.receive, 0),
+            Assembly::Stream(Reassembly::default()),
+        )
+    };
     Ok(Box::new(Session {
         peer: PeerIdentity {
             party: theirs.from,
@@ -442,8 +488,8 @@ fn session(
             boot: theirs.boot,
         },
         sealer: Sealer::new(keys.send, limits, 0),
-        opener: Opener::new(keys.receive, 0),
-        reassembly: Reassembly::default(),
+        opener,
+        assembly,
     }))
 }
 

@@ -47,6 +47,8 @@ struct Side {
     refused: Option<Refusal>,
     refused_us: Option<Refused>,
     buffer: Vec<u8>,
+    strays: usize,
+    closed: bool,
 }
 
 impl Side {
@@ -60,6 +62,8 @@ impl Side {
             refused: None,
             refused_us: None,
             buffer: Vec::new(),
+            strays: 0,
+            closed: false,
         }
     }
 
@@ -72,7 +76,7 @@ impl Side {
         loop {
             match self.link.receive(&self.local, &directory, &buffer[at..]) {
                 Ok(Step::Incomplete) => break,
-                Ok(Step::Handshake(length)) => at += length,
+                Ok(Step::Handshake(length) | Step::Done(length)) => at += length,
                 Ok(Step::Up(length)) => {
                     self.up = true;
                     at += length;
@@ -87,6 +91,14 @@ impl Side {
                                 .extend(self.link.reassemble(&fragment).unwrap()),
                         }
                     }
+                }
+                Ok(Step::Stray(length)) => {
+                    self.strays += 1;
+                    at += length;
+                }
+                Ok(Step::Closed) => {
+                    self.closed = true;
+                    return;
                 }
                 Ok(Step::RefusedUs(refused)) => {
                     self.refused_us = Some(refused);

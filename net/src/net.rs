@@ -3,6 +3,7 @@
 //! [`Net`] is what a service sees in its callbacks. It sends, dials and closes; the [reactor](crate::reactor) reads and takes the turns.
 //! Its callbacks never see a socket: all input and output goes through the [`Driver`].
 
+mod datagrams;
 mod lifecycle;
 mod limits;
 mod peers;
@@ -15,11 +16,14 @@ use std::time::Instant;
 
 use twostep_crypto::{ClientId, Party};
 
+use crate::choice::Transport;
 use crate::counters::Counters;
 use crate::driver::{Driver, Key};
 use crate::fault::{Direction, Faults, Held, SplitMix};
 use crate::hello::{Directory, Local};
 use crate::link::{LinkId, PeerIdentity, SendOutcome};
+use crate::packet::DATAGRAM_BYTES_MAX;
+use crate::reactor::ReactorConfig;
 use crate::refusal::{LinkDown, LinkError};
 
 pub use limits::Limits;
@@ -35,6 +39,8 @@ pub struct Net {
     pub(crate) driver: Box<dyn Driver>,
     pub(crate) driver_why: String,
     limits: Limits,
+    /// Whether links are of datagrams.
+    datagrams: bool,
     slots: Vec<Slot>,
     free: Vec<u32>,
     /// Freed in this turn: events of the turn may still name them, so they rest until the next one.
@@ -48,6 +54,8 @@ pub struct Net {
     /// Refused connections by the end of their time.
     lingering: VecDeque<(Instant, LinkId)>,
     accept_again: Option<Instant>,
+    /// When links of datagrams are to be looked at.
+    look_next: Option<Instant>,
     /// The earliest moment at which a peer is to be dialled.
     dial_next: Option<Instant>,
     /// Links with something to write.
@@ -66,17 +74,24 @@ impl Net {
         local: Local,
         directory: Box<dyn Directory + Send>,
         driver: Box<dyn Driver>,
-        limits: Limits,
-        fault_seed: u64,
+        config: &ReactorConfig,
         random_seed: u64,
     ) -> Self {
+        let limits = config.limits;
         limits.check();
+        let datagrams = config.transport == Transport::Udp;
+        assert!(
+            !datagrams || limits.packet.packet_bytes_max <= DATAGRAM_BYTES_MAX,
+            "packet_bytes_max of {} exceeds the {DATAGRAM_BYTES_MAX} bytes of a datagram",
+            limits.packet.packet_bytes_max
+        );
         Self {
             local,
             directory,
             driver,
             driver_why: "given".to_owned(),
             limits,
+            datagrams,
             slots: Vec::new(),
             free: Vec::new(),
             freed: Vec::new(),
@@ -87,11 +102,12 @@ impl Net {
             handshakes: VecDeque::new(),
             lingering: VecDeque::new(),
             accept_again: None,
+            look_next: None,
             dial_next: None,
             dirty: Vec::new(),
             ready: Vec::new(),
             downs: VecDeque::new(),
-            faults: Faults::new(fault_seed),
+            faults: Faults::new(config.fault_seed),
             counters: Counters::default(),
             random: SplitMix(random_seed),
             now: Instant::now(),
@@ -139,7 +155,8 @@ impl Net {
 
     /// Ends a link after writing what waits, as far as the socket takes it at once. A dialled peer is dialled again.
     pub fn close(&mut self, link: LinkId) {
-        if self.connection(link).is_some() {
+        if let Some(connection) = self.connection_mut(link) {
+            connection.link.push_close();
             self.flush_link(link.index());
             self.drop_connection(link, LinkDown::ClosedHere);
         }
@@ -224,6 +241,7 @@ impl Net {
             handshake,
             linger,
             self.accept_again,
+            self.look_next,
             self.dial_next,
             self.faults.deadline(),
         ]
@@ -295,6 +313,9 @@ impl Net {
         }
         if self.dial_next.is_some_and(|at| at <= now) {
             self.dial_due();
+        }
+        if self.look_next.is_some_and(|at| at <= now) {
+            self.look_at_links();
         }
         while let Some(held) = self.faults.due(now) {
             match held.direction {
@@ -399,6 +420,9 @@ impl Net {
     }
 
     fn flush_link(&mut self, index: u32) {
+        if self.datagrams {
+            return self.flush_datagrams(index);
+        }
         let Some(Slot {
             generation,
             socket: SlotUse::Connection(connection),

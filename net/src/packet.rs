@@ -7,13 +7,19 @@
 //! ```
 //!
 //! The tag is keyed blake3 with the link's key of that direction over everything but itself, one per packet, however many messages it holds.
-//! Counters ascend strictly, so a packet that is played back is refused. A message above the packet limit travels as fragments; one message is
-//! reassembled at a time, which suffices on an ordered stream, and its id makes a lost or foreign fragment visible.
+//! No counter is taken twice, so a packet that is played back is refused. A message above the packet limit travels as fragments.
+//!
+//! On a stream counters ascend strictly, and one message is reassembled at a time: its id makes a missing or foreign fragment visible, which ends
+//! the link. On datagrams packets are lost, doubled and overtake each other: counters are taken in any order within a window
+//! (`replay`), and several messages are reassembled at once (`pieces`); a lost fragment loses its message and nothing else.
+//! Packets of the kinds Close and Credit then have counters of their own, from 2^63 on and strictly ascending: they overtake the data that waits.
 //!
 //! Cost: sealing and opening work in place on the link's buffers and copy nothing but fragments.
 //! Source: DESIGN.md section 4. What precedes the first data packet stands in [`crate::link`].
 
 use twostep_crypto::{MacKey, PROTOCOL_VERSION, Tag};
+
+use crate::replay::Window;
 
 /// Bytes before the frames of a packet.
 pub const HEADER_BYTES: usize = 32;
@@ -21,6 +27,16 @@ pub const HEADER_BYTES: usize = 32;
 pub const FRAME_HEADER_BYTES: usize = 4;
 /// Bytes before the part of a message in a fragment frame.
 pub const FRAGMENT_HEADER_BYTES: usize = FRAME_HEADER_BYTES + 16;
+
+/// The smallest limit of packets: what every path of the Internet Protocol, version 6, carries in a datagram (RFC 9000 section 14), so the
+/// handshake's packets always fit.
+pub const PACKET_BYTES_MIN: usize = 1200;
+/// The largest limit of packets that travel as datagrams: what one IP packet carries, headers left out.
+pub const DATAGRAM_BYTES_MAX: usize = 65_000;
+/// The usual limit of packets that travel as datagrams: fits into a frame of Ethernet.
+pub const DATAGRAM_BYTES: usize = 1472;
+/// Counters from here on belong to packets that overtake the data.
+const CONTROL_LINE: u64 = 1 << 63;
 
 /// Marks a fragment in a frame's length.
 const FRAGMENT_FLAG: u32 = 1 << 31;
@@ -43,6 +59,10 @@ pub enum Kind {
     Proof = 2,
     /// Says why the sender closes the connection.
     Refuse = 3,
+    /// Says without a reason that the sender closes the link; on datagrams only, since streams have an end.
+    Close = 4,
+    /// What the sender of it has received and how much may be under way to it; on datagrams only.
+    Credit = 5,
 }
 
 /// The fields before the frames.
@@ -54,7 +74,7 @@ pub struct Header {
     pub version: u16,
     /// A [`Kind`], as the sender wrote it.
     pub kind: u16,
-    /// Ascends strictly within a link and direction.
+    /// Ascends strictly within a link and direction. In a Hello, which has no key yet, see [`crate::link`].
     pub counter: u64,
     /// The MAC, or the magic bytes where no key exists yet.
     pub tag: [u8; 16],
@@ -114,8 +134,8 @@ impl PacketLimits {
     /// Panics on limits that cannot work: they are our own configuration, checked before a link uses them.
     pub(crate) fn check(&self) {
         assert!(
-            self.packet_bytes_max >= 2 * 1024,
-            "packet_bytes_max is at least 2048, not {}",
+            self.packet_bytes_max >= PACKET_BYTES_MIN,
+            "packet_bytes_max is at least {PACKET_BYTES_MIN}, not {}",
             self.packet_bytes_max
         );
         assert!(
@@ -215,6 +235,8 @@ pub struct Sealer {
     key: MacKey,
     limits: PacketLimits,
     counter: u64,
+    /// The newest counter of the control line.
+    control: u64,
     message_id: u64,
     /// Where the packet that still takes frames begins in the buffer.
     open: Option<usize>,
@@ -229,6 +251,7 @@ impl Sealer {
             key,
             limits,
             counter,
+            control: CONTROL_LINE,
             message_id: 0,
             open: None,
         }
@@ -293,10 +316,26 @@ impl Sealer {
         seal_packet(&self.key, header, &mut out[start..]);
     }
 
+    /// Appends one sealed packet to `out`, which is not the buffer of the data: the packet may overtake it. Datagrams only.
+    pub fn push_control(&mut self, out: &mut Vec<u8>, kind: Kind, body: &[u8]) {
+        self.control += 1;
+        let start = out.len();
+        out.extend_from_slice(&[0; HEADER_BYTES]);
+        out.extend_from_slice(body);
+        let header = Header {
+            length: wire_u32(out.len() - start),
+            version: PROTOCOL_VERSION,
+            kind: kind as u16,
+            counter: self.control,
+            tag: [0; 16],
+        };
+        seal_packet(&self.key, header, &mut out[start..]);
+    }
+
     /// Packets sealed so far, plus the counter that it started after.
     #[must_use]
     pub fn packets(&self) -> u64 {
-        self.counter
+        self.counter + (self.control - CONTROL_LINE)
     }
 
     /// Bytes of frames that the open packet (or a new one) still takes.
@@ -350,15 +389,37 @@ impl Sealer {
 /// Checks received packets of one direction of a link.
 pub struct Opener {
     key: MacKey,
-    /// The newest counter taken.
-    counter: u64,
+    line: Line,
+}
+
+/// Which counters are taken.
+enum Line {
+    /// Those above the newest one.
+    Stream { newest: u64 },
+    /// Those within the window that were not taken yet; and of the control line those above the newest one.
+    Datagrams { window: Box<Window>, control: u64 },
 }
 
 impl Opener {
-    /// An opener that takes counters above `counter`.
+    /// An opener for a stream, that takes counters above `counter`.
     #[must_use]
     pub fn new(key: MacKey, counter: u64) -> Self {
-        Self { key, counter }
+        Self {
+            key,
+            line: Line::Stream { newest: counter },
+        }
+    }
+
+    /// An opener for datagrams, that takes every counter once.
+    #[must_use]
+    pub fn of_datagrams(key: MacKey) -> Self {
+        Self {
+            key,
+            line: Line::Datagrams {
+                window: Box::default(),
+                control: CONTROL_LINE,
+            },
+        }
     }
 
     /// Checks version, tag and counter of `packet` (as [`split`] cut it) and returns what stands behind its header.
@@ -366,6 +427,24 @@ impl Opener {
     /// # Errors
     /// [`PacketError::Version`], [`PacketError::BadTag`], [`PacketError::Replayed`].
     pub fn check<'a>(&mut self, packet: &'a [u8]) -> Result<&'a [u8], PacketError> {
+        let body = self.verify(packet)?;
+        let counter = Header::read(packet).counter;
+        let (taken, last) = match &mut self.line {
+            Line::Stream { newest } => ascend(newest, counter),
+            Line::Datagrams { control, .. } if counter >= CONTROL_LINE => ascend(control, counter),
+            Line::Datagrams { window, .. } => (window.take(counter), window.newest()),
+        };
+        if !taken {
+            return Err(PacketError::Replayed { counter, last });
+        }
+        Ok(body)
+    }
+
+    /// Checks version and tag of `packet` alone, and takes no counter: it may be [checked](Self::check) again.
+    ///
+    /// # Errors
+    /// [`PacketError::Version`], [`PacketError::BadTag`].
+    pub fn verify<'a>(&self, packet: &'a [u8]) -> Result<&'a [u8], PacketError> {
         let header = Header::read(packet);
         if header.version != PROTOCOL_VERSION {
             return Err(PacketError::Version(header.version));
@@ -375,13 +454,6 @@ impl Opener {
         self.key
             .verify(&[covered, body], &Tag(header.tag))
             .map_err(|_| PacketError::BadTag)?;
-        if header.counter <= self.counter {
-            return Err(PacketError::Replayed {
-                counter: header.counter,
-                last: self.counter,
-            });
-        }
-        self.counter = header.counter;
         Ok(body)
     }
 
@@ -392,6 +464,13 @@ impl Opener {
     pub fn open<'a>(&mut self, packet: &'a [u8]) -> Result<Frames<'a>, PacketError> {
         frames(self.check(packet)?)
     }
+}
+
+/// Takes `counter` if it is above the newest one, which it then is. Also returns the newest one before.
+fn ascend(newest: &mut u64, counter: u64) -> (bool, u64) {
+    let last = *newest;
+    *newest = last.max(counter);
+    (counter > last, last)
 }
 
 /// One frame of a packet.
@@ -552,7 +631,7 @@ pub(crate) fn read_u32(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(field)
 }
 
-fn read_u64(bytes: &[u8], at: usize) -> u64 {
+pub(crate) fn read_u64(bytes: &[u8], at: usize) -> u64 {
     let mut field = [0; 8];
     field.copy_from_slice(&bytes[at..at + 8]);
     u64::from_le_bytes(field)

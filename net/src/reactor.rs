@@ -177,14 +177,7 @@ impl Reactor {
             me,
             boot,
         };
-        let net = Net::new(
-            local,
-            directory,
-            driver,
-            config.limits,
-            config.fault_seed,
-            random_seed,
-        );
+        let net = Net::new(local, directory, driver, &config, random_seed);
         let scratch =
             vec![0; config.limits.packet.packet_bytes_max + READ_BYTES_MAX].into_boxed_slice();
         Ok(Self {
@@ -261,6 +254,7 @@ impl Reactor {
             }
             self.turn(service, now);
         }
+        self.net.say_goodbye();
         self.net.driver.flush();
         Ok(())
     }
@@ -339,7 +333,7 @@ fn read(net: &mut Net, scratch: &mut [u8], service: &mut (impl Service + ?Sized)
             Ok(0) => return net.ended(link),
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            Err(error) => return net.drop_connection(link, LinkDown::Io(error)),
+            Err(error) => return net.read_failed(link, error),
         };
         net.count_received(count);
         if let Some(connection) = net.connection_mut(link) {
@@ -369,7 +363,7 @@ fn open(net: &mut Net, service: &mut (impl Service + ?Sized), link: LinkId, byte
                 }
                 return;
             }
-            Step::Handshake(length) => at += length,
+            Step::Handshake(length) | Step::Done(length) | Step::Stray(length) => at += length,
             Step::Up(length) => {
                 at += length;
                 if let Some(party) = net.came_up(link) {
@@ -399,7 +393,7 @@ fn open(net: &mut Net, service: &mut (impl Service + ?Sized), link: LinkId, byte
                     }
                 }
             }
-            Step::RefusedUs(_) => return,
+            Step::RefusedUs(_) | Step::Closed => return,
         }
     }
 }

@@ -78,6 +78,8 @@ refusals! {
     TooManyLinks = 17 "too-many-links",
     /// The same node connected again; the newer connection stays.
     Replaced = 18 "replaced",
+    /// The other side sends datagrams of another size.
+    Mtu = 19 "mtu",
 }
 
 impl fmt::Display for Refusal {
@@ -263,6 +265,15 @@ impl LinkError {
             "it connected again; the newer connection stays",
             "we connected again; the newer connection stays",
         )
+    }
+
+    pub(crate) fn mtu(theirs: u64, ours: usize) -> Self {
+        let words = |it: &dyn fmt::Display, we: &dyn fmt::Display| {
+            format!(
+                "its datagrams have at most {it} bytes, ours {we}; `mtu` must be the same in all cluster files"
+            )
+        };
+        Self::new(Refusal::Mtu, words(&theirs, &ours), words(&ours, &theirs))
     }
 
     /// What our side logs.

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, ValueEnum};
 use twostep_engine::node::config::{Override, overrides_of_environment};
 use twostep_engine::node::tunables::{NodeOptions, TUNABLES};
 use twostep_engine::quorum::FaultModel;
+use twostep_net::{Carrier, Transport};
 
 /// The flags of all tunables of a node, made from the one table that also makes keys and variables.
 #[derive(Clone, Debug, Default)]
@@ -101,6 +102,45 @@ impl From<Mode> for FaultModel {
             Mode::Crash => FaultModel::Crash,
         }
     }
+}
+
+/// How the nodes and clients of a new cluster talk to each other.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct CarrierFlags {
+    /// How nodes and clients talk to each other; the cluster file says it to all of them
+    #[arg(long, value_enum, default_value_t = TransportFlag::Tcp)]
+    transport: TransportFlag,
+    /// With udp: the most bytes of a datagram, headers of UDP and IP left out. 1472 fits into a frame of Ethernet, 1200 through
+    /// every network; up to 65000 on one machine or where frames are larger
+    #[arg(long, value_name = "BYTES", default_value_t = Carrier::default().mtu)]
+    mtu: usize,
+}
+
+impl CarrierFlags {
+    /// What they say, checked.
+    pub fn carrier(self) -> Result<Carrier> {
+        let carrier = Carrier {
+            transport: match self.transport {
+                TransportFlag::Tcp => Transport::Tcp,
+                TransportFlag::Udp => Transport::Udp,
+            },
+            mtu: self.mtu,
+        };
+        carrier.check().map_err(|what| anyhow!("--{what}"))?;
+        if carrier.transport == Transport::Tcp && carrier.mtu != Carrier::default().mtu {
+            bail!("--mtu {}: only with --transport udp", carrier.mtu);
+        }
+        Ok(carrier)
+    }
+}
+
+/// Streams or datagrams, as a flag says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum TransportFlag {
+    /// Streams
+    Tcp,
+    /// Datagrams
+    Udp,
 }
 
 /// Reads `10s`, `500ms`, `2m`.

@@ -17,7 +17,7 @@ use twostep_engine::node::{ClientFolder, NodeOptions};
 use twostep_engine::quorum::FaultModel;
 use twostep_tests::actors::live;
 
-use crate::arguments::{Mode, Tunables, duration};
+use crate::arguments::{CarrierFlags, Mode, Tunables, duration};
 use crate::cluster::{LocalCluster, LocalPlan, NotReady};
 use crate::compare::{Comparison, Plan};
 use crate::interrupt::Interrupt;
@@ -77,6 +77,8 @@ pub struct BenchArgs {
     #[command(flatten)]
     load: LoadFlags,
     #[command(flatten)]
+    carrier: CarrierFlags,
+    #[command(flatten)]
     tunables: Tunables,
 }
 
@@ -134,6 +136,7 @@ fn start(
         f: args.f,
         clients: 1,
         options,
+        carrier: args.carrier.carrier()?,
         misbehaviour: args.misbehave.is_some(),
     };
     let mut cluster = LocalCluster::start(&plan, interrupt)?;

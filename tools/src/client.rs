@@ -88,9 +88,11 @@ pub fn run(args: &ClientArgs) -> Result<ExitCode> {
     };
     let client = ClientFolder::load(folder)?;
     let nodes = client.cluster.resolve()?;
+    let carrier = client.cluster.carrier;
     let mut setup = ClientSetup::new(client.cluster.configuration, client.identity, 0)?;
     setup.tuning.deadline = args.timeout;
     let mut options = ClientOptions::new(setup, nodes);
+    options.tuning.carrier = carrier;
     options.connect_timeout = args.timeout;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()

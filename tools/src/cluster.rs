@@ -3,7 +3,7 @@
 //! Nothing outlives it: children end when their standard input closes, whatever becomes of this process; when the
 //! value is dropped they are told to, and killed if they do not; then the folder goes.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::thread;
@@ -18,6 +18,7 @@ use twostep_engine::node::testnet::{self, TestnetPlan};
 use twostep_engine::node::tunables::NodeOptions;
 use twostep_engine::quorum::FaultModel;
 use twostep_engine::types::NodeId;
+use twostep_net::{Carrier, Transport};
 
 use crate::interrupt::Interrupt;
 use crate::node::EXIT_ADDRESS_IN_USE;
@@ -43,6 +44,8 @@ pub struct LocalPlan {
     pub clients: usize,
     /// What every node is told.
     pub options: NodeOptions,
+    /// How they talk to each other.
+    pub carrier: Carrier,
     /// Whether nodes and clients may be told to lie.
     pub misbehaviour: bool,
 }
@@ -86,7 +89,7 @@ impl LocalCluster {
         taken: &mut Vec<u16>,
     ) -> Result<Option<LocalCluster>> {
         let count = testnet::nodes_of(plan.mode, plan.f);
-        let ports = free_ports(count, taken)?;
+        let ports = free_ports(count, taken, plan.carrier.transport)?;
         taken.extend(&ports);
         let folder = tempfile::Builder::new()
             .prefix("twostep-")
@@ -106,6 +109,7 @@ impl LocalCluster {
                 clients: plan.clients,
                 limits: Limits::default(),
                 options: plan.options.clone(),
+                carrier: plan.carrier,
                 misbehaviour: plan.misbehaviour,
             },
         )?;
@@ -408,13 +412,15 @@ impl Drop for LocalCluster {
 }
 
 /// Ports that nobody listens on now, other than those in `taken`. Where the search begins differs from process to process.
-pub fn free_ports(count: usize, taken: &[u16]) -> Result<Vec<u16>> {
+pub fn free_ports(count: usize, taken: &[u16], transport: Transport) -> Result<Vec<u16>> {
     let length = PORTS.end - PORTS.start;
     let start = u16::try_from(std::process::id().wrapping_mul(97) % u32::from(length)).unwrap_or(0);
     let candidates = (0..length).map(|step| PORTS.start + (start + step) % length);
-    let free = candidates.filter(|port| {
-        !taken.contains(port) && TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()
-    });
+    let is_free = |port: u16| match transport {
+        Transport::Tcp => TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok(),
+        Transport::Udp => UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok(),
+    };
+    let free = candidates.filter(|port| !taken.contains(port) && is_free(*port));
     let ports: Vec<u16> = free.take(count).collect();
     if ports.len() < count {
         bail!(

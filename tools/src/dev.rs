@@ -23,7 +23,7 @@ use twostep_engine::types::NodeId;
 
 use self::deeds::{Deed, Lie, Timed, Whom, kill_at, lie, schedule};
 use self::scene::Scene;
-use crate::arguments::{Mode, Tunables, duration};
+use crate::arguments::{CarrierFlags, Mode, Tunables, duration};
 use crate::cluster::{LocalCluster, LocalPlan, NotReady};
 use crate::interrupt::Interrupt;
 use crate::load::{LoadDefaults, LoadFlags};
@@ -81,6 +81,8 @@ pub struct DevArgs {
     #[command(flatten)]
     load: LoadFlags,
     #[command(flatten)]
+    carrier: CarrierFlags,
+    #[command(flatten)]
     tunables: Tunables,
 }
 
@@ -122,6 +124,7 @@ pub fn run(args: &DevArgs) -> Result<ExitCode> {
         f: args.f,
         clients: 2,
         options,
+        carrier: args.carrier.carrier()?,
         misbehaviour: true,
     };
     let mut cluster = match LocalCluster::start(&plan, &interrupt) {

@@ -19,6 +19,7 @@ use twostep_engine::key_value::Operation;
 use twostep_engine::node::tunables::NodeOptions;
 use twostep_engine::null::Null;
 use twostep_engine::quorum::FaultModel;
+use twostep_net::Transport;
 
 use crate::cluster::free_ports;
 use crate::interrupt::Interrupt;
@@ -93,7 +94,7 @@ impl FloorCluster {
         let mut taken = Vec::new();
         let mut problem = None;
         for _ in 0..PORT_TRIES {
-            let ports = free_ports(trace.nodes, &taken)?;
+            let ports = free_ports(trace.nodes, &taken, Transport::Tcp)?;
             taken.extend(&ports);
             let address = |port: &u16| SocketAddr::from((Ipv4Addr::LOCALHOST, *port));
             let plan = FloorPlan {

@@ -82,10 +82,12 @@ impl LoadFlags {
     ) -> Result<LoadConfig> {
         let client = ClientFolder::load(folder)?;
         let nodes = client.cluster.resolve()?;
+        let carrier = client.cluster.carrier;
         // The loop draws the nonces itself, so the seed says nothing.
         let mut setup = ClientSetup::new(client.cluster.configuration, client.identity, 0)?;
         setup.tuning.signed = self.signed;
         let mut config = LoadConfig::new(setup, nodes);
+        config.tuning.carrier = carrier;
         config.sessions = self.clients.unwrap_or(defaults.clients);
         config.pipeline = self.pipeline.unwrap_or(defaults.pipeline);
         config.rate = match self.rate {

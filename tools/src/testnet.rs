@@ -10,7 +10,7 @@ use twostep_engine::node::testnet::{TestnetPlan, create, nodes_of};
 use twostep_engine::node::tunables::NodeOptions;
 use twostep_engine::quorum::FaultModel;
 
-use crate::arguments::{Mode, Tunables};
+use crate::arguments::{CarrierFlags, Mode, Tunables};
 
 /// The flags of `testnet`.
 #[derive(Args)]
@@ -45,6 +45,8 @@ pub struct TestnetArgs {
     /// Let nodes and clients of this cluster be told to lie (`--misbehave`): for tests only
     #[arg(long)]
     allow_misbehaviour: bool,
+    #[command(flatten)]
+    carrier: CarrierFlags,
     #[command(flatten)]
     tunables: Tunables,
 }
@@ -93,6 +95,7 @@ pub fn run(args: &TestnetArgs) -> Result<ExitCode> {
             ..Limits::default()
         },
         options: args.tunables.apply_to_all(NodeOptions::default())?,
+        carrier: args.carrier.carrier()?,
         misbehaviour: args.allow_misbehaviour,
     };
     let configuration = create(&args.dir, &plan).context("no cluster was made")?;

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use twostep_net::pool::Pool;
 use twostep_net::{
-    Idle, Limits, LinkDown, LinkId, Net, NetError, Reactor, ReactorConfig, Service, WakeUp,
+    Carrier, Idle, Limits, LinkDown, LinkId, Net, NetError, Reactor, ReactorConfig, Service, WakeUp,
 };
 
 use super::{CallOutcome, ClientCore, ClientEffects, ClientSetup, OpenError, SessionHandle};
@@ -94,6 +94,8 @@ pub struct LoopTuning {
     pub idle: Idle,
     /// The core to which its thread is pinned.
     pub pin_core: Option<usize>,
+    /// How the nodes talk; as the cluster file says.
+    pub carrier: Carrier,
 }
 
 /// A client with its links, ready to run.
@@ -317,10 +319,12 @@ fn reactor_config(configuration: &Configuration, tuning: LoopTuning) -> ReactorC
     limits.send_bytes_max = limits
         .send_bytes_max
         .max(4 * limits.packet.message_bytes_max);
-    ReactorConfig {
+    let mut config = ReactorConfig {
         limits,
         idle: tuning.idle,
         pin_core: tuning.pin_core,
         ..ReactorConfig::default()
-    }
+    };
+    tuning.carrier.apply(&mut config);
+    config
 }

@@ -2,12 +2,14 @@
 //! has the same one.
 //!
 //! ```toml
-//! cluster = "3f0c…"          # digest of everything below but addresses and clients; checked when read
+//! cluster = "3f0c…"          # digest of everything below but addresses, clients, transport and misbehaviour; checked when read
 //! mode = "fab"               # or "crash"
 //! f = 1
 //! admission = "mac"          # or "signed"; "link" in mode crash
 //! nonce = "90ab…"            # makes two clusters of the same members different
 //! clients = ["77aa…"]        # the public identities that may order
+//! transport = "udp"          # "tcp" if not said
+//! mtu = 1472                 # with udp: most bytes of a datagram, 1472 if not said
 //! misbehaviour = true        # only in clusters made for it: nodes and load generators may be told to lie
 //! [limits]                   # see `Limits`
 //! window = 256
@@ -24,6 +26,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use twostep_crypto::{Identity, KeyError, PublicIdentity, WeakKey};
+use twostep_net::{Carrier, Transport};
 
 use crate::client::{ClientOptions, ClientSetup};
 use crate::configuration::{Admission, Configuration, Limits, Member, Roles};
@@ -47,6 +50,8 @@ pub struct ClusterFile {
     pub addresses: Vec<String>,
     /// Who may order.
     pub clients: Vec<PublicIdentity>,
+    /// How nodes and clients talk to each other. It is not part of the cluster's id: nobody who differs gets a link.
+    pub carrier: Carrier,
     /// Whether nodes and clients of this cluster may be told to lie (`node --misbehave`).
     pub misbehaviour: bool,
 }
@@ -68,6 +73,8 @@ pub struct ClusterPlan {
     pub nodes: Vec<(String, Member)>,
     /// Who may order.
     pub clients: Vec<PublicIdentity>,
+    /// How its nodes and clients talk to each other.
+    pub carrier: Carrier,
     /// Whether its nodes and clients may be told to lie.
     pub misbehaviour: bool,
 }
@@ -83,6 +90,10 @@ struct Document {
     nonce: String,
     #[serde(default)]
     clients: Vec<PublicIdentity>,
+    #[serde(default, skip_serializing_if = "TransportName::is_tcp")]
+    transport: TransportName,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mtu: Option<usize>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     misbehaviour: bool,
     #[serde(default)]
@@ -106,6 +117,39 @@ enum Role {
     Learner,
 }
 
+#[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum TransportName {
+    #[default]
+    Tcp,
+    Udp,
+}
+
+impl TransportName {
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde passes a reference"
+    )]
+    fn is_tcp(&self) -> bool {
+        *self == TransportName::Tcp
+    }
+}
+
+impl Document {
+    fn carrier(&self) -> Result<Carrier, String> {
+        let transport = match self.transport {
+            TransportName::Tcp => Transport::Tcp,
+            TransportName::Udp => Transport::Udp,
+        };
+        if transport == Transport::Tcp && self.mtu.is_some() {
+            return Err("mtu: only with transport = \"udp\"".to_owned());
+        }
+        let mtu = self.mtu.unwrap_or(Carrier::default().mtu);
+        let carrier = Carrier { transport, mtu };
+        carrier.check().map(|()| carrier)
+    }
+}
+
 impl ClusterFile {
     /// Reads and checks a cluster file.
     ///
@@ -115,6 +159,7 @@ impl ClusterFile {
         let text = file::read(path)?;
         let document: Document = file::parse(path, &text)?;
         let wrong = |what: String| FileError::whole(path, what);
+        let carrier = document.carrier().map_err(wrong)?;
         let mut nonce = [0; 16];
         decode_hex(&document.nonce, &mut nonce).map_err(|found| {
             wrong(format!(
@@ -160,6 +205,7 @@ impl ClusterFile {
                 .map(|entry| entry.address)
                 .collect(),
             clients: document.clients,
+            carrier,
             misbehaviour: document.misbehaviour,
         })
     }
@@ -222,6 +268,11 @@ impl ClusterPlan {
             admission: self.admission,
             nonce: encode_hex(&self.nonce),
             clients: self.clients.clone(),
+            transport: match self.carrier.transport {
+                Transport::Tcp => TransportName::Tcp,
+                Transport::Udp => TransportName::Udp,
+            },
+            mtu: (self.carrier.transport == Transport::Udp).then_some(self.carrier.mtu),
             misbehaviour: self.misbehaviour,
             limits: self.limits,
             node: self
@@ -232,8 +283,8 @@ impl ClusterPlan {
         };
         let text =
             toml::to_string(&document).expect("every part of the document has a form in TOML");
-        let heading = "# Who belongs to this cluster. The same file for every node and client: all but the addresses, clients\n\
-                       # and misbehaviour is covered by the cluster id, so nodes whose files differ refuse each other.\n";
+        let heading = "# Who belongs to this cluster. The same file for every node and client: all but the addresses, clients,\n\
+                       # transport, mtu and misbehaviour is covered by the cluster id, so nodes whose files differ refuse each other.\n";
         Ok((format!("{heading}{text}"), configuration))
     }
 }
@@ -301,7 +352,9 @@ impl ClientFolder {
             path: self.cluster.path.clone(),
             source,
         })?;
-        Ok(ClientOptions::new(setup, self.cluster.resolve()?))
+        let mut options = ClientOptions::new(setup, self.cluster.resolve()?);
+        options.tuning.carrier = self.cluster.carrier;
+        Ok(options)
     }
 }
 
@@ -404,6 +457,7 @@ mod tests {
             limits: Limits::default(),
             nodes: nodes.collect(),
             clients: vec![Identity::from_seed([99; 32]).public()],
+            carrier: Carrier::default(),
             misbehaviour: false,
         }
     }
@@ -433,6 +487,25 @@ mod tests {
             read.resolve().unwrap()[5],
             (NodeId(5), "127.0.0.1:27105".parse().unwrap())
         );
+    }
+
+    #[test]
+    fn the_transport_is_said_where_it_is_not_tcp_and_may_differ_in_one_cluster_id() {
+        let (text, configuration) = plan().write().unwrap();
+        assert!(!text.contains("transport =") && !text.contains("mtu ="));
+        assert_eq!(load(&text).unwrap().carrier, Carrier::default());
+        let carrier = Carrier {
+            transport: Transport::Udp,
+            mtu: 9000,
+        };
+        let over_udp = ClusterPlan { carrier, ..plan() };
+        let (text, other) = over_udp.write().unwrap();
+        assert_eq!(load(&text).unwrap().carrier, carrier);
+        assert_eq!(other.cluster(), configuration.cluster());
+        let error = load(&text.replace("mtu = 9000", "mtu = 90000")).expect_err("above UDP");
+        assert!(error.contains("mtu = 90000: expected 1200 to"), "{error}");
+        let error = load(&text.replace("\"udp\"", "\"tcp\"")).expect_err("mtu without UDP");
+        assert!(error.contains("only with transport = \"udp\""), "{error}");
     }
 
     #[test]

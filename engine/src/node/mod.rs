@@ -51,7 +51,9 @@ use thiserror::Error;
 use tracing::{info, warn};
 use twostep_crypto::{PublicIdentity, WeakKey};
 use twostep_net::pool::Pool;
-use twostep_net::{Idle, Limits, NetError, Reactor, ReactorConfig, Service, WakeUp, dials, queue};
+use twostep_net::{
+    Carrier, Idle, Limits, NetError, Reactor, ReactorConfig, Service, WakeUp, dials, queue,
+};
 
 use crate::admission::ClientDirectory;
 use crate::executor::Executor;
@@ -165,7 +167,7 @@ impl NodeBuilder {
         let configuration = Arc::clone(&cluster.configuration);
         let bounds = Bounds::of(&configuration);
         let mut reactor = Reactor::new(
-            reactor_config(&options, &bounds),
+            reactor_config(&options, &bounds, cluster.carrier),
             configuration.scope(),
             Arc::clone(&identity),
             Party::Node(node),
@@ -333,7 +335,7 @@ impl Identification {
     }
 }
 
-fn reactor_config(options: &NodeOptions, bounds: &Bounds) -> ReactorConfig {
+fn reactor_config(options: &NodeOptions, bounds: &Bounds, carrier: Carrier) -> ReactorConfig {
     let mut limits = Limits::default();
     limits.packet.message_bytes_max = limits
         .packet
@@ -343,7 +345,7 @@ fn reactor_config(options: &NodeOptions, bounds: &Bounds) -> ReactorConfig {
     limits.send_bytes_max = limits
         .send_bytes_max
         .max(4 * limits.packet.message_bytes_max);
-    ReactorConfig {
+    let mut config = ReactorConfig {
         limits,
         idle: Idle {
             spin_us: u32::try_from(options.spin_us).unwrap_or(u32::MAX),
@@ -351,7 +353,9 @@ fn reactor_config(options: &NodeOptions, bounds: &Bounds) -> ReactorConfig {
         },
         pin_core: options.pin_core,
         ..ReactorConfig::default()
-    }
+    };
+    carrier.apply(&mut config);
+    config
 }
 
 /// Who may be at the other end of a link: the members and the listed clients.

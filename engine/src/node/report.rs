@@ -222,6 +222,8 @@ fn named(counters: &Counters) -> impl Iterator<Item = (&'static str, u64)> + use
         ("net.polls", counters.syscalls.polls),
         ("net.dropped_full", counters.dropped_full),
         ("net.dropped_too_large", counters.dropped_too_large),
+        ("net.strays", counters.strays),
+        ("net.credit_timeouts", counters.credit_timeouts),
         ("net.links_up", counters.links_up),
         ("net.links_down", counters.links_down),
     ]

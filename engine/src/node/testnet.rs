@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 use twostep_crypto::{Identity, KeyError};
+use twostep_net::Carrier;
 
 use crate::configuration::{Admission, Configuration, ConfigurationError, Limits, Member, Roles};
 use crate::node::cluster::{CLUSTER_FILE, ClusterPlan, IDENTITY_FILE};
@@ -37,6 +38,8 @@ pub struct TestnetPlan {
     pub limits: Limits,
     /// What every node's file says.
     pub options: NodeOptions,
+    /// How nodes and clients talk to each other.
+    pub carrier: Carrier,
     /// Whether nodes and clients may be told to lie.
     pub misbehaviour: bool,
 }
@@ -157,6 +160,7 @@ pub fn create(folder: &Path, plan: &TestnetPlan) -> Result<Configuration, Testne
         limits: plan.limits,
         nodes: nodes.collect(),
         clients: client_keys.iter().map(Identity::public).collect(),
+        carrier: plan.carrier,
         misbehaviour: plan.misbehaviour,
     }
     .write()?;
@@ -210,6 +214,7 @@ mod tests {
             clients: 2,
             limits: Limits::default(),
             options: NodeOptions::default(),
+            carrier: Carrier::default(),
             misbehaviour: false,
         }
     }

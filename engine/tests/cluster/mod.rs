@@ -43,6 +43,7 @@ impl Cluster {
             clients: 1,
             limits: Limits::default(),
             options,
+            carrier: Default::default(),
             misbehaviour: false,
         };
         let configuration = create(folder.path(), &plan).unwrap();

@@ -28,6 +28,9 @@ const ACCEPTS_PER_TURN: usize = 64;
 /// When to try again to accept, after the operating system had no room for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// A node that speaks TCP at the same address looks like this.
+const DATAGRAM_HINT: &str = " (over UDP; `transport` must be the same in all cluster files)";
+
 impl Net {
     /// Room to write, or the end of an attempt to connect.
     pub(crate) fn on_writable(&mut self, link: LinkId) {
@@ -99,8 +102,31 @@ impl Net {
                     Step::Data(..) => {
                         self.counters.packets_in += 1;
                         self.counters.macs += 1;
+                        if self.datagrams {
+                            let credit_due = !connection.link.control().is_empty();
+                            self.heard(link);
+                            if credit_due {
+                                self.mark_dirty(link);
+                            }
+                        }
                     }
-                    Step::Handshake(_) | Step::Up(_) => self.mark_dirty(link),
+                    Step::Handshake(_) => self.mark_dirty(link),
+                    Step::Up(_) => {
+                        self.heard(link);
+                        self.mark_dirty(link);
+                    }
+                    Step::Done(_) => {
+                        self.counters.packets_in += 1;
+                        self.counters.macs += 1;
+                        self.heard(link);
+                        // It may have been credit.
+                        self.mark_dirty(link);
+                    }
+                    Step::Stray(_) => self.counters.strays += 1,
+                    Step::Closed => {
+                        self.drop_connection(link, LinkDown::Closed);
+                        return None;
+                    }
                     Step::RefusedUs(refused) => {
                         self.counters.count_refused_us(refused.reason);
                         let refused = refused.clone();
@@ -212,6 +238,7 @@ impl Net {
         self.counters.accepted += 1;
         let nonce = self.nonce();
         let link = Link::accept(nonce, self.limits.packet, self.limits.send_bytes_max);
+        let link = self.fit(link);
         let link = self.enter(key, link, Phase::Handshake, true);
         self.accepted += 1;
         if self.accepted > self.limits.links_max {
@@ -249,6 +276,9 @@ impl Net {
         let accepted = self
             .connection(link)
             .is_some_and(|connection| connection.accepted);
+        // Without a connection below, an attempt with datagrams ends in its handshake where nobody listens.
+        let reached_nobody = was == Phase::Connecting
+            || self.datagrams && was == Phase::Handshake && matches!(why, LinkDown::Io(_));
         match was {
             Phase::Connecting | Phase::Handshake => self.half_open -= 1,
             Phase::Up(up) => {
@@ -260,20 +290,18 @@ impl Net {
             Phase::Lingering => return,
         }
         if let Some(party) = party {
-            let words = match (
-                &why,
-                was,
-                self.peers.get(&party).and_then(|peer| peer.dialled),
-            ) {
-                (LinkDown::Io(error), Phase::Connecting, Some(addr)) => {
-                    format!("cannot connect to {addr}: {error}")
+            let dialled = self.peers.get(&party).and_then(|peer| peer.dialled);
+            let words = match (&why, dialled) {
+                (LinkDown::Io(error), Some(addr)) if reached_nobody => {
+                    let hint = if self.datagrams { DATAGRAM_HINT } else { "" };
+                    format!("cannot connect to {addr}: {error}{hint}")
                 }
                 _ => why.to_string(),
             };
             self.failed(party, link, words);
         }
         // Attempts that reach nobody stand in `peers`; a callback for each would only fill logs.
-        if was != Phase::Connecting {
+        if !reached_nobody {
             self.downs.push_back((link, party, why));
         }
     }

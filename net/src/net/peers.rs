@@ -134,6 +134,7 @@ impl Net {
                     self.limits.packet,
                     self.limits.send_bytes_max,
                 );
+                let link = self.fit(link);
                 let link = self.enter(key, link, Phase::Connecting, false);
                 self.peer_entry(party).dial = Dial::Under(link);
             }

@@ -3,6 +3,7 @@
 use twostep_crypto::Party;
 
 use super::Net;
+use super::datagrams::Liveness;
 use crate::driver::Key;
 use crate::link::{Link, LinkId};
 
@@ -27,6 +28,7 @@ pub(crate) struct Connection {
     pub(super) dirty: bool,
     pub(super) ready: bool,
     pub read_closed: bool,
+    pub(super) liveness: Liveness,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -98,9 +100,11 @@ impl Net {
             dirty: false,
             ready: false,
             read_closed: false,
+            liveness: Liveness::new(self.now),
         }));
         let id = LinkId::new(key.0, slot.generation);
         self.half_open += 1;
+        self.look_soon();
         self.handshakes
             .push_back((self.now + self.limits.handshake_max, id));
         if self.handshakes.len() > 4 * self.limits.half_open_max {
