@@ -48,6 +48,8 @@ pub struct FloorPlan {
     pub trace: trace::Trace,
     /// What to say under load.
     pub pattern: pattern::Pattern,
+    /// The driver that the real nodes are told to use, by its name.
+    pub driver: String,
     /// Microseconds to look for work before sleeping, as the real nodes are told.
     pub spin_us: u32,
     /// Whether never to sleep, as the real nodes are told.

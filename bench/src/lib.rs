@@ -14,8 +14,11 @@
 //! | [`load`] | opening, running, draining, reading back |
 //! | [`ledger`] | gaps and duplicates of one session |
 //! | [`report`] | what comes out, field by field |
+//! | [`page`] | a report as one page of HTML |
+//! | [`floor`] | what the message pattern alone costs, in processes that do nothing else |
+//! | [`lab`] | a whole cluster in one thread, for benchmarks and for recording the floor's messages |
 //!
-//! The benchmarks in `benches/` take the parts one by one (wire, authenticators, select, client, one decree of a whole
+//! The benchmarks in `benches/` take the parts one by one (wire, packets, authenticators, queues, select, client, one decree of a whole
 //! cluster without links) and a cluster over loopback (`cluster`). `cargo test --benches` runs each of them once.
 
 pub mod config;
@@ -23,6 +26,7 @@ pub mod floor;
 pub mod lab;
 pub mod ledger;
 pub mod load;
+pub mod page;
 pub mod report;
 
 pub use config::LoadConfig;

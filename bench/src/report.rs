@@ -29,6 +29,21 @@ pub struct Sample {
     pub in_flight: u64,
 }
 
+/// How long calls took: so many per cent of them at most so long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Percentile {
+    /// Per cent of the calls.
+    pub percent: f64,
+    /// Microseconds.
+    pub us: u64,
+}
+
+/// The percentiles of a report, as far as there are calls enough to tell.
+const PERCENTS: [f64; 16] = [
+    1.0, 5.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 98.0, 99.0, 99.5, 99.8, 99.9, 99.95, 99.99,
+    99.999,
+];
+
 /// A whole load.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct LoadReport {
@@ -54,6 +69,8 @@ pub struct LoadReport {
     pub p999_us: u64,
     /// The longest call. Microseconds.
     pub max_us: u64,
+    /// The same for more percentiles, ascending.
+    pub percentiles: Vec<Percentile>,
     /// From the start of the load, before its sessions are open, until its first call committed. Microseconds.
     pub first_commit_us: u64,
     /// The longest time without a commit of any session while calls were made and answered: how long nothing went on.
@@ -114,6 +131,9 @@ impl LoadReport {
             figures[figures.len() / 2]
         };
         all.p50_us = middle(|load| load.p50_us);
+        if let Some(load) = loads.iter().find(|load| load.p50_us == all.p50_us) {
+            all.percentiles.clone_from(&load.percentiles);
+        }
         all.p99_us = middle(|load| load.p99_us);
         all.p999_us = middle(|load| load.p999_us);
         let mut rates: Vec<f64> = loads.iter().map(|load| load.ops_per_s).collect();
@@ -183,6 +203,16 @@ impl Latencies {
         report.p99_us = quantile(&self.total, 0.99);
         report.p999_us = quantile(&self.total, 0.999);
         report.max_us = self.total.max();
+        #[expect(clippy::cast_precision_loss, reason = "a count of calls")]
+        let calls = self.total.len() as f64;
+        report.percentiles = PERCENTS
+            .into_iter()
+            .filter(|percent| calls * (100.0 - percent) >= 100.0)
+            .map(|percent| Percentile {
+                percent,
+                us: quantile(&self.total, percent / 100.0),
+            })
+            .collect();
     }
 }
 
@@ -224,6 +254,12 @@ mod tests {
         let mut report = LoadReport::default();
         latencies.finish(&mut report);
         assert_eq!((report.operations, report.p50_us), (100, 100));
+        let percents: Vec<f64> = report.percentiles.iter().map(|one| one.percent).collect();
+        assert_eq!(
+            percents.last(),
+            Some(&99.0),
+            "one call in 100 is the rarest that 100 calls tell of"
+        );
         assert!(
             report.max_us >= LATENCY_US_MAX,
             "what is too long is cut, not lost"

@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
 use serde_json::{Value, json};
-use twostep_bench::LoadReport;
 use twostep_bench::config::StopFlag;
+use twostep_bench::{LoadConfig, LoadReport, Sample};
 use twostep_engine::node::tunables::StateMachineKind;
 use twostep_engine::node::{ClientFolder, NodeOptions};
 use twostep_engine::quorum::FaultModel;
@@ -22,9 +22,10 @@ use crate::cluster::{LocalCluster, LocalPlan, NotReady};
 use crate::compare::{Comparison, Plan};
 use crate::interrupt::Interrupt;
 use crate::load::{
-    LoadDefaults, LoadFlags, Rate, grouped, grouped_rate, half_of, report_lines, sample_line,
+    LoadDefaults, LoadFlags, Rate, grouped, grouped_rate, report_lines, sample_line, share_of,
 };
-use crate::measure::{Cost, NodeSums};
+use crate::measure::{Cost, NodeSums, rounded};
+use crate::pages;
 
 const LOAD_DEFAULTS: LoadDefaults = LoadDefaults {
     clients: 32,
@@ -59,6 +60,9 @@ pub struct BenchArgs {
     /// Print the report as a last line of JSON
     #[arg(long)]
     json: bool,
+    /// Write a page of HTML that shows everything about the run and needs nothing else
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
     /// Of the cluster of its own: how many faulty nodes it bears
     #[arg(
         long,
@@ -96,9 +100,14 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
                 cluster.path.display()
             );
         }
-        let (report, lies) = under_load(args, folder, true, &interrupt)?;
         let mut own = json!({ "cluster": cluster.configuration.cluster() });
+        let config = config(args, folder, true, &interrupt, &mut own)?;
+        let (report, samples, lies) = under_load(args, config)?;
         tell_lies(args, lies, &mut own);
+        if let Some(file) = &args.report {
+            let settings = settings(args, &report, &[("cluster", folder.display().to_string())]);
+            pages::write(&pages::of_load(&settings, &report, &samples, None), file)?;
+        }
         return print(args, &report, &own);
     }
     let mode = FaultModel::from(args.mode);
@@ -111,17 +120,99 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     }
     let checked = options.state_machine == StateMachineKind::KeyValue;
     let mut cluster = start(args, mode, options, &interrupt)?;
+    let mut own = json!({});
+    let config = config(args, &cluster.client(0), checked, &interrupt, &mut own)?;
     let before = NodeSums::of_cluster(&mut cluster)?;
-    let (report, lies) = under_load(args, &cluster.client(0), checked, &interrupt)?;
+    let (report, samples, lies) = under_load(args, config)?;
     let after = NodeSums::of_cluster(&mut cluster)?;
     let cost = Cost::of_load(&report, &before, &after);
-    let mut own = cost.to_json();
-    describe(args, mode, &cluster, &mut own);
+    own = merged(own, &cost.to_json());
+    let expected = messages_of_a_decree(mode, args.f);
+    own["mode"] = json!(mode.to_string());
+    own["f"] = json!(args.f);
+    own["nodes"] = json!(mode.acceptors(args.f));
+    own["messages_per_decree"] = json!(rounded(cost.messages_per_decree));
+    own["expected_messages_per_decree"] = json!(expected);
+    own["operations_per_decree"] = json!(rounded(cost.operations_per_decree));
     tell_lies(args, lies, &mut own);
     if !args.json {
+        println!(
+            "mode {mode}, f = {}: {} processes on this machine; {:.1} messages of the nodes per decree, {expected} by the formula",
+            args.f,
+            mode.acceptors(args.f),
+            cost.messages_per_decree
+        );
         cost.lines().iter().for_each(|line| println!("{line}"));
     }
+    if let Some(file) = &args.report {
+        let settings = settings(args, &report, &cluster_settings(args, mode));
+        pages::write(
+            &pages::of_load(&settings, &report, &samples, Some(&cost)),
+            file,
+        )?;
+    }
     print(args, &report, &own)
+}
+
+/// Messages that the nodes send for a decree that nobody has to repeat and whose learners acknowledge it by itself:
+/// the proposal to every other node, the vote of every acceptor to every other learner, an acknowledgement of every learner to
+/// every other node, and the answers of the learners (PROTOCOL.md section 3). Under load one acknowledgement stands for
+/// several decrees, so fewer are measured; checkpoints and `Status` come on top.
+fn messages_of_a_decree(mode: FaultModel, f: usize) -> usize {
+    let (nodes, learners) = (mode.acceptors(f), mode.learners(f));
+    let proposals = nodes - 1;
+    let votes = nodes * learners - learners;
+    let acknowledgements = learners * (nodes - 1);
+    proposals + votes + acknowledgements + learners
+}
+
+fn cluster_settings(args: &BenchArgs, mode: FaultModel) -> [(&'static str, String); 2] {
+    let processes = format!("{} processes on this machine", mode.acceptors(args.f));
+    [
+        ("mode", format!("{mode}, f = {}", args.f)),
+        ("cluster", processes),
+    ]
+}
+
+/// What a reader has to know to take the same measurement again.
+fn settings<'a>(
+    args: &BenchArgs,
+    report: &LoadReport,
+    cluster: &[(&'a str, String)],
+) -> Vec<(&'a str, String)> {
+    let rate = report.rate.map_or_else(
+        || "closed loop".to_owned(),
+        |rate| format!("{} calls due per second", grouped(rate)),
+    );
+    let cores = thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let command: Vec<String> = std::env::args().skip(1).collect();
+    let mut all = cluster.to_vec();
+    all.extend([
+        (
+            "clients",
+            format!(
+                "{} sessions over one connection to each node, {} calls each",
+                report.sessions, report.pipeline
+            ),
+        ),
+        ("load", rate),
+        ("bytes of an operation", grouped(report.op_bytes as u64)),
+        (
+            "bundles",
+            if args.load.signed { "signed" } else { "tagged" }.to_owned(),
+        ),
+        ("cores", cores.to_string()),
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("command", format!("twostep {}", command.join(" "))),
+    ]);
+    all
+}
+
+fn merged(mut fields: Value, more: &Value) -> Value {
+    if let (Some(fields), Some(more)) = (fields.as_object_mut(), more.as_object()) {
+        fields.extend(more.clone());
+    }
+    fields
 }
 
 /// A cluster of its own whose quorums answer.
@@ -150,20 +241,6 @@ fn start(
                 .collect();
             bail!("the cluster is not ready: {}", list.join("; "));
         }
-    }
-}
-
-/// What was measured, as fields and, for people, as a line.
-fn describe(args: &BenchArgs, mode: FaultModel, cluster: &LocalCluster, fields: &mut Value) {
-    let nodes = cluster.configuration().members().len();
-    fields["mode"] = json!(mode.to_string());
-    fields["f"] = json!(args.f);
-    fields["nodes"] = json!(nodes);
-    if !args.json {
-        println!(
-            "mode {mode}, f = {}: {nodes} processes on this machine",
-            args.f
-        );
     }
 }
 
@@ -203,6 +280,15 @@ fn compare(
             .iter()
             .for_each(|line| println!("{line}"));
     }
+    if let Some(file) = &args.report {
+        let mut about = cluster_settings(args, mode).to_vec();
+        about.push((
+            "rounds",
+            format!("{} of slices of {} ms", plan.rounds, plan.slice.as_millis()),
+        ));
+        let settings = settings(args, &comparison.report, &about);
+        pages::write(&pages::of_comparison(&settings, &comparison), file)?;
+    }
     let ended = print(args, &comparison.report, &fields)?;
     Ok(if comparison.clean {
         ended
@@ -220,35 +306,43 @@ fn tell_lies(args: &BenchArgs, lies: u64, own: &mut Value) {
     }
 }
 
-/// The report, and how often the client lied.
-fn under_load(
+/// The load that the flags ask for; measures the peak first if the rate is a share of it.
+fn config(
     args: &BenchArgs,
     folder: &Path,
     checked: bool,
     interrupt: &Interrupt,
-) -> Result<(LoadReport, u64)> {
+    fields: &mut Value,
+) -> Result<LoadConfig> {
     let stop = StopFlag::default();
     let duration = args.duration.unwrap_or(LOAD_FOR);
     let mut config = args
         .load
         .config(folder, Some(duration), &stop, LOAD_DEFAULTS)?;
     config.checked &= checked;
-    let quiet = args.json;
     stop_with(interrupt, &stop)?;
-    if args.load.rate == Some(Rate::HalfPeak) {
+    if let Some(Rate::OfPeak(percent)) = args.load.rate {
         let mut peak = args.load.peak(folder, &stop, LOAD_DEFAULTS)?;
         peak.checked &= checked;
         let peak = twostep_bench::run(peak, |_| {})?;
-        if !quiet {
+        if !args.json {
             println!(
                 "the peak: {} ops/s in a closed loop",
                 grouped_rate(peak.ops_per_s)
             );
         }
-        config.rate = Some(half_of(&peak));
+        fields["peak_ops_per_s"] = json!(rounded(peak.ops_per_s));
+        config.rate = Some(share_of(&peak, percent));
     }
-    let each = |sample: &twostep_bench::Sample| {
-        if !quiet {
+    Ok(config)
+}
+
+/// The report, its seconds, and how often the client lied.
+fn under_load(args: &BenchArgs, config: LoadConfig) -> Result<(LoadReport, Vec<Sample>, u64)> {
+    let mut samples = Vec::new();
+    let each = |sample: &Sample| {
+        samples.push(*sample);
+        if !args.json {
             println!("{}", sample_line(sample));
         }
     };
@@ -259,7 +353,7 @@ fn under_load(
         .transpose()
         .map_err(|why| anyhow!("--misbehave: {why}"))?;
     let report = twostep_bench::run_as(config, voice, each)?;
-    Ok((report, lies.load(Ordering::Relaxed)))
+    Ok((report, samples, lies.load(Ordering::Relaxed)))
 }
 
 /// Ends the load when the user wants the end.
@@ -279,11 +373,7 @@ fn stop_with(interrupt: &Interrupt, stop: &StopFlag) -> Result<()> {
 
 fn print(args: &BenchArgs, report: &LoadReport, more: &Value) -> Result<ExitCode> {
     if args.json {
-        let mut line = serde_json::to_value(report)?;
-        if let (Some(line), Some(more)) = (line.as_object_mut(), more.as_object()) {
-            line.extend(more.clone());
-        }
-        println!("{line}");
+        println!("{}", merged(serde_json::to_value(report)?, more));
     } else {
         report_lines(report)
             .iter()
@@ -294,4 +384,28 @@ fn print(args: &BenchArgs, report: &LoadReport, more: &Value) -> Result<ExitCode
     } else {
         ExitCode::FAILURE
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use twostep_bench::floor::trace::{Kind, Trace};
+    use twostep_engine::null::Null;
+
+    #[test]
+    fn the_formula_is_what_real_replicas_send() {
+        for (mode, f) in [
+            (FaultModel::Fab, 1),
+            (FaultModel::Fab, 2),
+            (FaultModel::Crash, 1),
+        ] {
+            let trace = Trace::record(mode, f, || Null, &[7; 64], 1);
+            let by_nodes = trace.len() - trace.messages(Kind::Submit).count();
+            assert_eq!(
+                messages_of_a_decree(mode, f),
+                by_nodes,
+                "mode {mode}, f = {f}"
+            );
+        }
+    }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
+use twostep_bench::report::Percentile;
 use twostep_bench::{LoadConfig, LoadReport};
 use twostep_engine::node::tunables::{NodeOptions, StateMachineKind};
 use twostep_engine::quorum::FaultModel;
@@ -33,18 +34,53 @@ pub struct Plan {
     pub quiet: bool,
 }
 
+/// The kinds of slices, in the order of a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// One operation at a time, on the real cluster with the null state machine.
+    Lone,
+    /// The same on the floor.
+    FloorLone,
+    /// Under load, on the real cluster with the null state machine.
+    Loaded,
+    /// The same on the floor.
+    FloorLoaded,
+    /// Under load, on the real cluster with the key-value store.
+    KeyValue,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 5] = [
+        Kind::Lone,
+        Kind::FloorLone,
+        Kind::Loaded,
+        Kind::FloorLoaded,
+        Kind::KeyValue,
+    ];
+
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Lone => "lone, real",
+            Kind::FloorLone => "lone, floor",
+            Kind::Loaded => "loaded, null",
+            Kind::FloorLoaded => "loaded, floor",
+            Kind::KeyValue => "loaded, key-value",
+        }
+    }
+}
+
 /// What came out.
 pub struct Comparison {
-    /// One operation at a time, on the real cluster with the null state machine.
-    pub lone: Cost,
-    /// The same on the floor.
-    pub floor_lone: Cost,
-    /// Under load, on the real cluster with the null state machine.
-    pub loaded: Cost,
-    /// The same on the floor.
-    pub floor_loaded: Cost,
-    /// Under load, on the real cluster with the key-value store.
-    pub key_value: Cost,
+    /// By [`Kind`]: what each slice cost, and its percentiles.
+    slices: [Vec<(Cost, Vec<Percentile>)>; 5],
+    costs: [Vec<Cost>; 5],
+    lone: Cost,
+    floor_lone: Cost,
+    loaded: Cost,
+    floor_loaded: Cost,
+    key_value: Cost,
     /// All slices of the loaded real cluster with the null state machine in one: sums, medians, worst values.
     pub report: LoadReport,
     /// Whether every call of every slice ended as it should.
@@ -75,34 +111,46 @@ impl Comparison {
         let mut floor =
             FloorCluster::start(plan.mode, plan.f, &plan.options, wanted.op_bytes, interrupt)?;
         let mut slices = Slices::default();
+        let mut reports = Vec::new();
         for round in 0..plan.rounds {
             if interrupt.is_raised() {
                 bail!("interrupted");
             }
             let mut lone = load(&null)?;
             (lone.sessions, lone.pipeline, lone.checked) = (1, 1, false);
-            slices
-                .lone
-                .push(slices.reports.real(&mut null, lone, plan.slice)?.0);
-            slices.floor_lone.push(floor.slice(None, plan.slice)?);
+            slices.real(Kind::Lone, &mut null, lone, plan.slice)?;
+            slices.floor(Kind::FloorLone, &mut floor, None, plan.slice)?;
             let mut loaded = load(&null)?;
             loaded.checked = false;
-            let (cost, report) = slices.reports.real(&mut null, loaded, plan.slice)?;
-            slices.loaded.push(cost);
-            slices.loaded_reports.push(report);
-            slices
-                .floor_loaded
-                .push(floor.slice(Some(in_flight), plan.slice)?);
+            let report = slices.real(Kind::Loaded, &mut null, loaded, plan.slice)?;
+            reports.push(report);
+            slices.floor(Kind::FloorLoaded, &mut floor, Some(in_flight), plan.slice)?;
             let loaded = load(&key_value)?;
-            slices
-                .key_value
-                .push(slices.reports.real(&mut key_value, loaded, plan.slice)?.0);
+            slices.real(Kind::KeyValue, &mut key_value, loaded, plan.slice)?;
             if !plan.quiet {
                 println!("{}", slices.line(round));
             }
         }
-        let trace_messages = floor.trace.len();
-        Ok(slices.end(trace_messages))
+        Ok(slices.end(&reports, floor.trace.len()))
+    }
+
+    /// What each slice of a kind cost.
+    pub fn costs(&self, kind: Kind) -> &[Cost] {
+        &self.costs[kind as usize]
+    }
+
+    /// The medians of a kind.
+    pub fn median(&self, kind: Kind) -> Cost {
+        Cost::median(self.costs(kind))
+    }
+
+    /// The percentiles of the slice of a kind whose p50 is the median.
+    pub fn percentiles(&self, kind: Kind) -> &[Percentile] {
+        let p50_us = self.median(kind).p50_us;
+        let slice = self.slices[kind as usize]
+            .iter()
+            .find(|(cost, _)| cost.p50_us == p50_us);
+        slice.map_or(&[], |(_, percentiles)| percentiles)
     }
 
     /// How many times the floor's latency of a lone operation the real one is.
@@ -239,23 +287,65 @@ fn figure(figure: f64) -> String {
     }
 }
 
-#[derive(Default)]
 struct Slices {
-    lone: Vec<Cost>,
-    floor_lone: Vec<Cost>,
-    loaded: Vec<Cost>,
-    floor_loaded: Vec<Cost>,
-    key_value: Vec<Cost>,
-    loaded_reports: Vec<LoadReport>,
-    reports: Judge,
+    slices: [Vec<(Cost, Vec<Percentile>)>; 5],
+    clean: bool,
+}
+
+impl Default for Slices {
+    fn default() -> Slices {
+        Slices {
+            slices: Default::default(),
+            clean: true,
+        }
+    }
 }
 
 impl Slices {
+    /// A slice on a real cluster.
+    fn real(
+        &mut self,
+        kind: Kind,
+        cluster: &mut LocalCluster,
+        mut config: LoadConfig,
+        slice: Duration,
+    ) -> Result<LoadReport> {
+        config.duration = Some(slice);
+        let before = NodeSums::of_cluster(cluster)?;
+        let report = twostep_bench::run(config, |_| {})?;
+        let after = NodeSums::of_cluster(cluster)?;
+        self.clean &= report.is_clean();
+        let cost = Cost::of_load(&report, &before, &after);
+        self.slices[kind as usize].push((cost, report.percentiles.clone()));
+        Ok(report)
+    }
+
+    /// A slice on the floor: a lone operation after the other, or so many in flight.
+    fn floor(
+        &mut self,
+        kind: Kind,
+        floor: &mut FloorCluster,
+        in_flight: Option<u32>,
+        slice: Duration,
+    ) -> Result<()> {
+        let client = &mut floor.client;
+        let before = NodeSums::of_floor(&client.counters()?);
+        let report = match in_flight {
+            None => client.lone(slice)?,
+            Some(in_flight) => client.load(in_flight, slice)?,
+        };
+        let after = NodeSums::of_floor(&client.counters()?);
+        let cost = Cost::of_floor(&report, &before, &after);
+        self.slices[kind as usize].push((cost, report.percentiles));
+        Ok(())
+    }
+
+    /// The last round in a line.
     fn line(&self, round: usize) -> String {
-        let of = |costs: &[Cost]| costs.last().copied().unwrap_or_default();
-        let (lone, floor_lone) = (of(&self.lone), of(&self.floor_lone));
-        let (loaded, floor_loaded) = (of(&self.loaded), of(&self.floor_loaded));
-        let key_value = of(&self.key_value);
+        let [lone, floor_lone, loaded, floor_loaded, key_value] = Kind::ALL.map(|kind| {
+            let last = self.slices[kind as usize].last();
+            last.map_or_else(Cost::default, |(cost, _)| *cost)
+        });
         format!(
             "round {}: lone {} µs, floor {} µs; loaded {} ops/s at {:.2} µs CPU, floor {} at {:.2} µs, key-value {} at {:.2} µs",
             round + 1,
@@ -270,60 +360,25 @@ impl Slices {
         )
     }
 
-    fn end(self, trace_messages: usize) -> Comparison {
-        let loaded = Cost::median(&self.loaded);
-        let mut report = LoadReport::together(&self.loaded_reports);
-        report.ops_per_s = loaded.ops_per_s;
+    fn end(self, reports: &[LoadReport], trace_messages: usize) -> Comparison {
+        let costs = self
+            .slices
+            .each_ref()
+            .map(|slices| slices.iter().map(|(cost, _)| *cost).collect());
+        let [lone, floor_lone, loaded, floor_loaded, key_value] = costs
+            .each_ref()
+            .map(|costs: &Vec<Cost>| Cost::median(costs));
         Comparison {
-            lone: Cost::median(&self.lone),
-            floor_lone: Cost::median(&self.floor_lone),
+            slices: self.slices,
+            costs,
+            lone,
+            floor_lone,
             loaded,
-            floor_loaded: Cost::median(&self.floor_loaded),
-            key_value: Cost::median(&self.key_value),
-            report,
-            clean: self.reports.clean,
+            floor_loaded,
+            key_value,
+            report: LoadReport::together(reports),
+            clean: self.clean,
             trace_messages,
         }
-    }
-}
-
-/// Whether all slices were clean.
-struct Judge {
-    clean: bool,
-}
-
-impl Default for Judge {
-    fn default() -> Judge {
-        Judge { clean: true }
-    }
-}
-
-impl Judge {
-    /// A slice on a real cluster.
-    fn real(
-        &mut self,
-        cluster: &mut LocalCluster,
-        mut config: LoadConfig,
-        slice: Duration,
-    ) -> Result<(Cost, LoadReport)> {
-        config.duration = Some(slice);
-        let before = NodeSums::of_cluster(cluster)?;
-        let report = twostep_bench::run(config, |_| {})?;
-        let after = NodeSums::of_cluster(cluster)?;
-        self.clean &= report.is_clean();
-        Ok((Cost::of_load(&report, &before, &after), report))
-    }
-}
-
-impl FloorCluster {
-    /// A slice on the floor: a lone operation after the other, or so many in flight.
-    fn slice(&mut self, in_flight: Option<u32>, slice: Duration) -> Result<Cost> {
-        let before = NodeSums::of_floor(&self.client.counters()?);
-        let report = match in_flight {
-            None => self.client.lone(slice)?,
-            Some(in_flight) => self.client.load(in_flight, slice)?,
-        };
-        let after = NodeSums::of_floor(&self.client.counters()?);
-        Ok(Cost::of_floor(&report, &before, &after))
     }
 }

@@ -19,7 +19,7 @@ use twostep_engine::key_value::Operation;
 use twostep_engine::node::tunables::NodeOptions;
 use twostep_engine::null::Null;
 use twostep_engine::quorum::FaultModel;
-use twostep_net::Transport;
+use twostep_net::{DriverChoice, Transport};
 
 use crate::cluster::free_ports;
 use crate::interrupt::Interrupt;
@@ -101,6 +101,7 @@ impl FloorCluster {
                 addresses: ports.iter().map(address).collect(),
                 trace: trace.clone(),
                 pattern: pattern.clone(),
+                driver: DriverChoice::Auto.to_string(),
                 spin_us: u32::try_from(options.spin_us).unwrap_or(u32::MAX),
                 busy_poll: options.busy_poll,
             };

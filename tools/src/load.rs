@@ -19,10 +19,10 @@ pub struct LoadFlags {
     /// Calls that each of them keeps under way [default: 4 in dev, 32 in bench]
     #[arg(long, value_name = "N")]
     pub pipeline: Option<usize>,
-    /// Calls per second in all, due at their times whatever the cluster does; `half`: half as many as it can, measured for
-    /// 3 s before; `closed`: a call follows a call [default: closed, and half in dev if something is to happen at a set
-    /// time]
-    #[arg(long, value_name = "R|half|closed", value_parser = rate)]
+    /// Calls per second in all, due at their times whatever the cluster does; `10%`: that share of what it can, measured
+    /// for 3 s before; `half`: 50%; `closed`: a call follows a call [default: closed, and half in dev if something is to
+    /// happen at a set time]
+    #[arg(long, value_name = "R|N%|half|closed", value_parser = rate)]
     pub rate: Option<Rate>,
     /// The size of an operation
     #[arg(long, value_name = "BYTES", default_value_t = 64)]
@@ -40,19 +40,33 @@ pub struct LoadFlags {
 pub enum Rate {
     /// So often a second.
     PerSecond(u64),
-    /// Half as often as a closed loop does.
-    HalfPeak,
+    /// So many per cent of what a closed loop does.
+    OfPeak(u32),
     /// A call follows a call.
     Closed,
 }
 
+impl Rate {
+    /// Half as often as a closed loop does.
+    pub const HALF: Rate = Rate::OfPeak(50);
+}
+
 fn rate(text: &str) -> Result<Rate, String> {
+    let wrong = || {
+        format!(
+            "expected calls per second such as 20000, a share of the peak such as 10% (1% to 200%), half or closed, found \"{text}\""
+        )
+    };
     match text {
-        "half" => Ok(Rate::HalfPeak),
+        "half" => Ok(Rate::HALF),
         "closed" => Ok(Rate::Closed),
-        _ => text.parse().map(Rate::PerSecond).map_err(|_| {
-            format!("expected calls per second such as 20000, half or closed, found \"{text}\"")
-        }),
+        _ => match text.strip_suffix('%') {
+            Some(percent) => match percent.parse() {
+                Ok(percent @ 1..=200) => Ok(Rate::OfPeak(percent)),
+                _ => Err(wrong()),
+            },
+            None => text.parse().map(Rate::PerSecond).map_err(|_| wrong()),
+        },
     }
 }
 
@@ -92,7 +106,7 @@ impl LoadFlags {
         config.pipeline = self.pipeline.unwrap_or(defaults.pipeline);
         config.rate = match self.rate {
             Some(Rate::PerSecond(rate)) => Some(rate),
-            Some(Rate::HalfPeak | Rate::Closed) | None => None,
+            Some(Rate::OfPeak(_) | Rate::Closed) | None => None,
         };
         config.op_bytes = self.op_bytes;
         config.duration = duration;
@@ -102,7 +116,7 @@ impl LoadFlags {
         Ok(config)
     }
 
-    /// The closed loop that tells what half of the peak is.
+    /// The closed loop that tells what the peak is.
     pub fn peak(
         &self,
         folder: &Path,
@@ -117,15 +131,15 @@ impl LoadFlags {
     }
 }
 
-/// Half of what a closed loop did, at least 1 call per second.
-pub fn half_of(peak: &LoadReport) -> u64 {
+/// So many per cent of what a closed loop did, at least 1 call per second.
+pub fn share_of(peak: &LoadReport, percent: u32) -> u64 {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "a rate is a small positive number, and `as` saturates"
     )]
-    let half = (peak.ops_per_s / 2.0) as u64;
-    half.max(1)
+    let share = (peak.ops_per_s * f64::from(percent) / 100.0) as u64;
+    share.max(1)
 }
 
 /// One second in words.
@@ -229,20 +243,22 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_a_number_or_half_of_the_peak() {
+    fn a_rate_is_a_number_or_a_share_of_the_peak() {
         assert_eq!(rate("20000"), Ok(Rate::PerSecond(20_000)));
-        assert_eq!(rate("half"), Ok(Rate::HalfPeak));
+        assert_eq!(rate("half"), Ok(Rate::OfPeak(50)));
+        assert_eq!(rate("10%"), Ok(Rate::OfPeak(10)));
         assert!(
-            rate("fast")
-                .unwrap_err()
-                .contains("such as 20000, half or closed")
+            ["0%", "201%", "%", "-5%", "1.5%"]
+                .iter()
+                .all(|text| rate(text).is_err())
         );
+        assert!(rate("fast").unwrap_err().contains("half or closed"));
         let peak = LoadReport {
             ops_per_s: 9_001.0,
             ..LoadReport::default()
         };
         assert_eq!(
-            (half_of(&peak), half_of(&LoadReport::default())),
+            (share_of(&peak, 50), share_of(&LoadReport::default(), 50)),
             (4_500, 1)
         );
     }

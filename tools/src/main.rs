@@ -11,6 +11,7 @@ mod interrupt;
 mod load;
 mod measure;
 mod node;
+mod pages;
 mod process;
 mod screen;
 mod sim;

@@ -10,7 +10,7 @@ use super::links::{Heard, Links, NodeCounters, Scratch, Serve};
 use super::node::{reached, say};
 use super::trace::{Kind, Trace};
 use super::{ASK, FloorPlan, LONE, TOLD};
-use crate::report::{Latencies, LoadReport, per_second, thread_cpu};
+use crate::report::{Latencies, LoadReport, Percentile, per_second, thread_cpu};
 
 /// How long the processes may take to reach each other.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -18,7 +18,7 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// What a stretch on the floor came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct FloorReport {
     /// Operations that ended.
     pub operations: u64,
@@ -28,6 +28,8 @@ pub struct FloorReport {
     pub p50_us: u64,
     /// 99 of 100 took at most so long. Microseconds.
     pub p99_us: u64,
+    /// The same for more percentiles, ascending.
+    pub percentiles: Vec<Percentile>,
     /// CPU time of the client's thread. Seconds.
     pub client_cpu_s: f64,
 }
@@ -171,6 +173,7 @@ fn report(
         ops_per_s: per_second(sums.operations, ended - began),
         p50_us: sums.p50_us,
         p99_us: sums.p99_us,
+        percentiles: sums.percentiles,
         client_cpu_s: (thread_cpu().saturating_sub(cpu_before)).as_secs_f64(),
     }
 }

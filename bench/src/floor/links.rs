@@ -11,6 +11,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -120,7 +121,8 @@ impl Links {
     /// # Errors
     /// Those of the operating system.
     pub fn new(plan: &FloorPlan, me: usize) -> io::Result<Links> {
-        let opened = choice::open(DriverChoice::default(), Transport::default())?;
+        let driver = DriverChoice::from_str(&plan.driver).map_err(io::Error::other)?;
+        let opened = choice::open(driver, Transport::default())?;
         let mut driver = opened.driver;
         if let Some(address) = plan.addresses.get(me) {
             driver.listen(LISTENER, *address)?;
@@ -245,6 +247,7 @@ impl Links {
             service.turn(self, now);
             self.flush()?;
         }
+        self.driver.flush();
         Ok(())
     }
 

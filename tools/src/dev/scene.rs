@@ -15,7 +15,7 @@ use super::deeds::{Deed, Timed, Whom};
 use super::{DevArgs, LOAD_DEFAULTS};
 use crate::cluster::LocalCluster;
 use crate::interrupt::Interrupt;
-use crate::load::{Rate, grouped, grouped_rate, half_of, sample_line};
+use crate::load::{Rate, grouped, grouped_rate, sample_line, share_of};
 use crate::screen::{Key, Screen};
 use crate::verdict::{Course, Misbehaved, NodeCost, Verdict, compare_learners};
 
@@ -111,15 +111,13 @@ impl<'a> Scene<'a> {
         let (load, folder) = (&self.args.load, self.cluster.client(0));
         let mut config = load.config(&folder, self.args.duration, &stop, LOAD_DEFAULTS)?;
         // Who does something at a set time wants to see what it costs: calls that are due whatever happens.
-        let rate = load
-            .rate
-            .or((!self.deeds.is_empty()).then_some(Rate::HalfPeak));
-        if rate == Some(Rate::HalfPeak) {
+        let rate = load.rate.or((!self.deeds.is_empty()).then_some(Rate::HALF));
+        if let Some(Rate::OfPeak(percent)) = rate {
             let peak = load.peak(&folder, &stop, LOAD_DEFAULTS)?;
             let Some(peak) = self.under_load(Phase::Peak, peak, &stop)? else {
                 return Ok(None);
             };
-            let half = half_of(&peak);
+            let half = share_of(&peak, percent);
             self.screen.line(&format!(
                 "the peak is {} ops/s; from now on {} calls are due per second",
                 grouped_rate(peak.ops_per_s),
