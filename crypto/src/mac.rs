@@ -30,20 +30,21 @@ impl MacKey {
     /// The tag over all parts joined. Lengths are not covered: at most one part may vary in length, the others are of fixed size or carry their length.
     #[must_use]
     pub fn tag(&self, parts: &[&[u8]]) -> Tag {
-        let hash = match parts {
+        if let [only] = parts {
             // One part avoids the state of a streaming hasher: half the time for short messages.
-            [only] => blake3::keyed_hash(&self.0, only),
-            _ => {
-                let mut hasher = blake3::Hasher::new_keyed(&self.0);
-                for part in parts {
-                    hasher.update(part);
-                }
-                hasher.finalize()
-            }
-        };
-        let mut tag = [0; 16];
-        tag.copy_from_slice(&hash.as_bytes()[..16]);
-        Tag(tag)
+            return cut(&blake3::keyed_hash(&self.0, only));
+        }
+        let mut hasher = self.hasher();
+        for part in parts {
+            hasher.update(part);
+        }
+        hasher.finish()
+    }
+
+    /// For parts that are not all at hand at once.
+    #[must_use]
+    pub fn hasher(&self) -> MacHasher {
+        MacHasher(blake3::Hasher::new_keyed(&self.0))
     }
 
     /// Checks `tag` against the parts joined, in time that does not depend on where they differ.
@@ -57,6 +58,35 @@ impl MacKey {
             Err(BadTag)
         }
     }
+}
+
+/// Makes the tag of what it is given part by part. Lengths are not covered, as in [`MacKey::tag`].
+pub struct MacHasher(blake3::Hasher);
+
+impl MacHasher {
+    /// Adds `part` to what the tag covers.
+    pub fn update(&mut self, part: &[u8]) -> &mut MacHasher {
+        self.0.update(part);
+        self
+    }
+
+    /// The tag of all parts joined.
+    #[must_use]
+    pub fn finish(&self) -> Tag {
+        cut(&self.0.finalize())
+    }
+}
+
+impl std::fmt::Debug for MacHasher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MacHasher(secret)")
+    }
+}
+
+fn cut(hash: &blake3::Hash) -> Tag {
+    let mut tag = [0; 16];
+    tag.copy_from_slice(&hash.as_bytes()[..16]);
+    Tag(tag)
 }
 
 impl std::fmt::Debug for MacKey {

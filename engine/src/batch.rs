@@ -20,6 +20,7 @@
 mod writer;
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use thiserror::Error;
 use twostep_crypto::{Context, Scope, Signable, Signature};
@@ -464,6 +465,30 @@ impl ValueHasher {
 
     fn finish(&self) -> Value {
         Value(self.0.finish())
+    }
+}
+
+/// Where in the bytes of a bundle its content stands, if it has an authenticator; none in bytes that are no bundle.
+#[must_use]
+pub fn authenticated_content(bundle: &[u8]) -> Option<Range<usize>> {
+    let view = BundleView::skim(&mut Reader { rest: bundle }).ok()?;
+    let authenticated = view.authenticator != Authenticator::None;
+    authenticated.then_some(BUNDLE_HEADER..BUNDLE_HEADER + view.content.len())
+}
+
+/// Says where in the bytes of a body the contents of its bundles stand: the bytes that its value covers. Ends at the
+/// first byte that belongs to no bundle.
+pub fn contents(body: &[u8], mut say: impl FnMut(Range<usize>)) {
+    let mut reader = Reader { rest: body };
+    if reader.u32("body").is_err() {
+        return;
+    }
+    loop {
+        let start = body.len() - reader.rest.len() + BUNDLE_HEADER;
+        let Ok(view) = BundleView::skim(&mut reader) else {
+            return;
+        };
+        say(start..start + view.content.len());
     }
 }
 

@@ -47,6 +47,7 @@ pub mod executor;
 pub mod guide;
 pub mod key_value;
 pub mod learner;
+mod letter;
 pub mod log;
 pub mod machine;
 pub mod message;

@@ -60,6 +60,8 @@ mod doubts;
 mod proofs;
 mod replies;
 
+use std::ops::Range;
+
 use twostep_net::pool::Pool;
 
 pub use crate::message::WireError;
@@ -67,6 +69,7 @@ pub use bounds::Bounds;
 pub use proofs::write_report;
 pub use replies::{reply_bytes, write_reply};
 
+use crate::batch;
 use crate::message::{Message, NAME_BYTES, ReplyEntries, RequestNames, Status, Values};
 use crate::tracking::TRACKED_MAX;
 use crate::types::{Decree, Regency, Value};
@@ -105,19 +108,34 @@ const BUNDLE_SIGNATURE: u8 = 25;
 /// # Panics
 /// If a part is too long for its length field, or a vote or report is signed by a client: no role makes such messages.
 pub fn encode(message: &Message<'_>, out: &mut Vec<u8>) {
+    let rest = encode_head(message, out);
+    out.extend_from_slice(rest);
+}
+
+/// The same without the bundle or body at the end of a message, which is returned: it need not be copied to be sent.
+///
+/// # Panics
+/// As [`encode`].
+#[must_use]
+pub fn encode_head<'m>(message: &'m Message<'_>, out: &mut Vec<u8>) -> &'m [u8] {
+    let rest: &[u8] = match message {
+        Message::Submit { bundle, .. } => bundle,
+        Message::Propose { body, .. } | Message::Fetched { body, .. } => body,
+        _ => &[],
+    };
     match message {
-        Message::Submit { retry, bundle } => {
+        Message::Submit { retry, .. } => {
             out.extend([SUBMIT, u8::from(*retry)]);
-            write_sized(bundle, out);
+            out.extend_from_slice(&length(rest.len()).to_le_bytes());
         }
         Message::Propose {
             regency,
             decree,
             value,
-            body,
+            ..
         } => {
             write_vote(PROPOSE, *regency, *decree, *value, out);
-            write_sized(body, out);
+            out.extend_from_slice(&length(rest.len()).to_le_bytes());
         }
         Message::Accepted {
             regency,
@@ -149,13 +167,9 @@ pub fn encode(message: &Message<'_>, out: &mut Vec<u8>) {
             out.extend_from_slice(values.bytes());
         }
         Message::Fetch { decree, value } => write_fetch(FETCH, *decree, *value, out),
-        Message::Fetched {
-            decree,
-            value,
-            body,
-        } => {
+        Message::Fetched { decree, value, .. } => {
             write_fetch(FETCHED, *decree, *value, out);
-            write_sized(body, out);
+            out.extend_from_slice(&length(rest.len()).to_le_bytes());
         }
         Message::Replies { regency, entries } => {
             out.push(REPLIES);
@@ -208,6 +222,32 @@ pub fn encode(message: &Message<'_>, out: &mut Vec<u8>) {
         | Message::AckAuth { .. }
         | Message::WantSignature { .. }
         | Message::BundleSignature { .. } => doubts::write(message, out),
+    }
+    rest
+}
+
+/// Adds to `gaps` what a link's tag need not cover in the encoded `message`, because its receiver checks it against a
+/// digest or tag in the other bytes before anything comes of it: the contents of the bundles of a body, which its value
+/// covers, and of a bundle that is submitted for the first time, which its authenticator covers. An authenticator is
+/// never left out: a damaged one would be the fault of the client, or of who passed it on. `head` is what
+/// [`encode_head`] appended; contents shorter than `bytes_min` stay where they are.
+pub fn gaps(message: &Message<'_>, head: usize, bytes_min: usize, gaps: &mut Vec<Range<usize>>) {
+    let mut leave_out = |content: Range<usize>| {
+        if content.len() >= bytes_min {
+            gaps.push(head + content.start..head + content.end);
+        }
+    };
+    match message {
+        Message::Submit {
+            retry: false,
+            bundle,
+        } => batch::authenticated_content(bundle)
+            .into_iter()
+            .for_each(leave_out),
+        Message::Propose { body, .. } | Message::Fetched { body, .. } => {
+            batch::contents(body, &mut leave_out);
+        }
+        _ => {}
     }
 }
 

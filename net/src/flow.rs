@@ -75,7 +75,7 @@ impl Flow {
             let header = Header::read(&bytes[at..at + HEADER_BYTES]);
             self.sent += cost_of(header.length as usize);
             // Handshake packets before it are credited with the first of the data.
-            if header.kind == Kind::Data as u16 {
+            if Kind::holds_messages(header.kind) {
                 self.under_way.push_back((header.counter, self.sent));
             }
             at += header.length as usize;

@@ -17,6 +17,8 @@
 
 mod datagrams;
 
+use std::ops::Range;
+
 use twostep_crypto::{PROTOCOL_VERSION, Party, PublicIdentity, link_keys};
 
 use crate::hello::{Directory, HELLO_BYTES, Hello, Local, MAGIC, key_nonce};
@@ -198,7 +200,9 @@ impl Link {
             };
             let body = session.opener.check(packet)?;
             return match Header::read(packet).kind {
-                kind if kind == Kind::Data as u16 => Ok(Step::Data(packet.len(), frames(body)?)),
+                kind if Kind::holds_messages(kind) => {
+                    Ok(Step::Data(packet.len(), frames(body)?))
+                }
                 kind if kind == Kind::Refuse as u16 => {
                     self.end();
                     Ok(Step::RefusedUs(read_refusal(body)))
@@ -232,8 +236,8 @@ impl Link {
         }
     }
 
-    /// Queues one message, given in parts. Never blocks.
-    pub fn send(&mut self, parts: &[&[u8]]) -> SendOutcome {
+    /// Queues one message, given in parts, whose `gaps` the tag leaves out. Never blocks.
+    pub fn send(&mut self, parts: &[&[u8]], gaps: &[Range<usize>]) -> SendOutcome {
         let State::Up(session) = &mut self.state else {
             return SendOutcome::NoLink;
         };
@@ -244,7 +248,7 @@ impl Link {
         if !self.outbox.has_room(self.limits.wire_bytes_max(total)) {
             return SendOutcome::Dropped;
         }
-        session.sealer.push(&mut self.outbox.bytes, parts);
+        session.sealer.push(&mut self.outbox.bytes, parts, gaps);
         SendOutcome::Queued
     }
 

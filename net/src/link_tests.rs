@@ -160,7 +160,7 @@ fn both_ends_come_up_and_carry_messages_both_ways_however_the_bytes_are_cut() {
     for chunk in [1, 7, 100_000] {
         let (mut a, mut b) = good_pair();
         assert_eq!(
-            a.link.send(&[b"early"]),
+            a.link.send(&[b"early"], &[]),
             SendOutcome::NoLink,
             "nothing is said before the proof"
         );
@@ -172,9 +172,9 @@ fn both_ends_come_up_and_carry_messages_both_ways_however_the_bytes_are_cut() {
             Some((node(1), [1; 16]))
         );
         let large = vec![5; 90_000];
-        assert_eq!(a.link.send(&[b"he", b"llo"]), SendOutcome::Queued);
-        assert_eq!(a.link.send(&[&large]), SendOutcome::Queued);
-        assert_eq!(b.link.send(&[b""]), SendOutcome::Queued);
+        assert_eq!(a.link.send(&[b"he", b"llo"], &[]), SendOutcome::Queued);
+        assert_eq!(a.link.send(&[&large], &[]), SendOutcome::Queued);
+        assert_eq!(b.link.send(&[b""], &[]), SendOutcome::Queued);
         converse(&mut a, &mut b, chunk);
         assert_eq!(b.received, [b"hello".to_vec(), large]);
         assert_eq!(a.received, [Vec::new()]);
@@ -288,19 +288,22 @@ fn a_full_send_buffer_drops_and_never_grows() {
     converse(&mut a, &mut b, 1000);
     let message = vec![0; 10_000];
     let mut queued = 0;
-    while a.link.send(&[&message]) == SendOutcome::Queued {
+    while a.link.send(&[&message], &[]) == SendOutcome::Queued {
         queued += 1;
     }
     assert!(
         (25..30).contains(&queued),
         "{queued} messages of 10 kB fit into 300 kB"
     );
-    assert_eq!(a.link.send(&[&message]), SendOutcome::Dropped);
+    assert_eq!(a.link.send(&[&message], &[]), SendOutcome::Dropped);
     assert!(a.link.queued_bytes() <= SEND_MAX);
-    assert_eq!(a.link.send(&[&vec![0; 100_001]]), SendOutcome::TooLarge);
+    assert_eq!(
+        a.link.send(&[&vec![0; 100_001]], &[]),
+        SendOutcome::TooLarge
+    );
     converse(&mut a, &mut b, 1000);
     assert_eq!(b.received.len(), queued);
-    assert_eq!(a.link.send(&[&message]), SendOutcome::Queued);
+    assert_eq!(a.link.send(&[&message], &[]), SendOutcome::Queued);
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod table;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::Instant;
 
 use twostep_crypto::{ClientId, Party};
@@ -145,12 +146,24 @@ impl Net {
 
     /// Queues one message whose bytes stand in `parts`, so that nobody has to join them first.
     pub fn send_parts(&mut self, link: LinkId, parts: &[&[u8]]) -> SendOutcome {
+        self.send_gapped(link, parts, &[])
+    }
+
+    /// The same; the packet's tag leaves out `gaps`, which ascend within the joined parts. Only for bytes that the
+    /// receiver checks against a digest or tag in the other bytes before it believes them; gaps below
+    /// [`GAP_BYTES_MIN`](crate::packet::GAP_BYTES_MIN) are not worth their entry.
+    pub fn send_gapped(
+        &mut self,
+        link: LinkId,
+        parts: &[&[u8]],
+        gaps: &[Range<usize>],
+    ) -> SendOutcome {
         if self.faults.is_active()
             && let Some(outcome) = self.send_through_faults(link, parts)
         {
             return outcome;
         }
-        self.send_now(link, parts)
+        self.send_now(link, parts, gaps)
     }
 
     /// Ends a link after writing what waits, as far as the socket takes it at once. A dialled peer is dialled again.
@@ -321,7 +334,7 @@ impl Net {
             match held.direction {
                 Direction::In => return Some(held),
                 Direction::Out => {
-                    let _ = self.send_now(held.link, &[&held.bytes]);
+                    let _ = self.send_now(held.link, &[&held.bytes], &[]);
                 }
             }
         }
@@ -362,11 +375,11 @@ impl Net {
         0
     }
 
-    fn send_now(&mut self, link: LinkId, parts: &[&[u8]]) -> SendOutcome {
+    fn send_now(&mut self, link: LinkId, parts: &[&[u8]], gaps: &[Range<usize>]) -> SendOutcome {
         let Some(connection) = self.connection_mut(link) else {
             return SendOutcome::NoLink;
         };
-        let outcome = connection.link.send(parts);
+        let outcome = connection.link.send(parts, gaps);
         match outcome {
             SendOutcome::Queued => {
                 self.counters.messages_out += 1;
@@ -391,7 +404,7 @@ impl Net {
         let verdict = self.faults.judge(Direction::Out, party);
         for copy in 0..verdict.copies {
             if verdict.delay.is_zero() {
-                let outcome = self.send_now(link, parts);
+                let outcome = self.send_now(link, parts, &[]);
                 if copy + 1 == verdict.copies {
                     return Some(outcome);
                 }

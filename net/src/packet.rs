@@ -6,7 +6,9 @@
 //! fragment  len u32 | message id u64 | offset u32 | total u32 | part of a message            (bit 31 of len set; len counts what follows it)
 //! ```
 //!
-//! The tag is keyed blake3 with the link's key of that direction over everything but itself, one per packet, however many messages it holds.
+//! The tag is keyed blake3 with the link's key of that direction over everything but itself, one per packet, however many messages it holds. Large
+//! bytes whose digest the packet holds anyway are left out of it: `gaps`.
+//!
 //! No counter is taken twice, so a packet that is played back is refused. A message above the packet limit travels as fragments.
 //!
 //! On a stream counters ascend strictly, and one message is reassembled at a time: its id makes a missing or foreign fragment visible, which ends
@@ -17,8 +19,14 @@
 //! Cost: sealing and opening work in place on the link's buffers and copy nothing but fragments.
 //! Source: DESIGN.md section 4. What precedes the first data packet stands in [`crate::link`].
 
+mod gaps;
+
+use std::ops::Range;
+
 use twostep_crypto::{MacKey, PROTOCOL_VERSION, Tag};
 
+pub use gaps::GAP_BYTES_MIN;
+use gaps::{GAPS_MAX, Gaps};
 use crate::replay::Window;
 
 /// Bytes before the frames of a packet.
@@ -47,7 +55,7 @@ const FRAGMENT_BYTES_MIN: usize = 512;
 /// A reassembly buffer above this is not kept between messages: the largest messages are rare, and links are many.
 const KEPT_BYTES: usize = 4 * 1024 * 1024;
 
-/// What a packet is for. Everything but `Data` belongs to the handshake or ends the link.
+/// What a packet is for. Everything but `Data` and `Gapped` belongs to the handshake or ends the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Kind {
@@ -63,6 +71,16 @@ pub enum Kind {
     Close = 4,
     /// What the sender of it has received and how much may be under way to it; on datagrams only.
     Credit = 5,
+    /// Frames of messages, parts of which the tag leaves out.
+    Gapped = 6,
+}
+
+impl Kind {
+    /// Whether a packet of this kind, as its header says it, holds messages.
+    #[must_use]
+    pub fn holds_messages(kind: u16) -> bool {
+        kind == Kind::Data as u16 || kind == Kind::Gapped as u16
+    }
 }
 
 /// The fields before the frames.
@@ -150,13 +168,14 @@ impl PacketLimits {
         );
     }
 
-    /// Most bytes that a message of `message_bytes` adds to a send buffer, headers and tags included.
+    /// Most bytes that a message of `message_bytes` adds to a send buffer, headers, tags and lists of gaps included.
     #[must_use]
     pub fn wire_bytes_max(&self, message_bytes: usize) -> usize {
-        let per_packet = self.packet_bytes_max - HEADER_BYTES - FRAGMENT_HEADER_BYTES;
+        let overhead = HEADER_BYTES + FRAGMENT_HEADER_BYTES + gaps::list_bytes(GAPS_MAX);
+        let per_packet = self.packet_bytes_max - overhead;
         // One packet more than full ones: the first fragment may fill up a packet that is open already.
         let packets = message_bytes.div_ceil(per_packet) + 1;
-        message_bytes + packets * (HEADER_BYTES + FRAGMENT_HEADER_BYTES)
+        message_bytes + packets * overhead
     }
 }
 
@@ -182,6 +201,9 @@ pub enum PacketError {
     /// The tag does not fit the bytes and the link key.
     #[error("the packet's tag does not verify")]
     BadTag,
+    /// The list of gaps leaves its packet or contradicts itself.
+    #[error("the list of what the packet's tag leaves out does not fit the packet")]
+    Gaps,
     /// The counter does not ascend.
     #[error(
         "a packet counter above {last} was expected, not {counter}: the packet was played back"
@@ -240,6 +262,7 @@ pub struct Sealer {
     message_id: u64,
     /// Where the packet that still takes frames begins in the buffer.
     open: Option<usize>,
+    gaps: Gaps,
 }
 
 impl Sealer {
@@ -254,28 +277,32 @@ impl Sealer {
             control: CONTROL_LINE,
             message_id: 0,
             open: None,
+            gaps: Gaps::default(),
         }
     }
 
-    /// Appends one message, given in parts. Returns the packets that became full and were sealed.
+    /// Appends one message, given in parts; the tag leaves out the `gaps` in their joined bytes, as far as a packet's
+    /// list takes them. Returns how many packets became full and were sealed.
     ///
     /// # Panics
-    /// When the message exceeds `message_bytes_max`: the link checks before.
-    pub fn push(&mut self, out: &mut Vec<u8>, parts: &[&[u8]]) -> u64 {
+    /// When the message exceeds `message_bytes_max`, or the gaps do not ascend within it: the link checks before.
+    pub fn push(&mut self, out: &mut Vec<u8>, parts: &[&[u8]], gaps: &[Range<usize>]) -> u64 {
         let total: usize = parts.iter().map(|part| part.len()).sum();
         assert!(
             total <= self.limits.message_bytes_max,
             "a message of {total} bytes exceeds the limit"
         );
-        if HEADER_BYTES + FRAME_HEADER_BYTES + total > self.limits.packet_bytes_max {
-            return self.push_fragments(out, parts, total);
+        let list = gaps::list_bytes(gaps.len().min(GAPS_MAX));
+        if HEADER_BYTES + FRAME_HEADER_BYTES + total + list > self.limits.packet_bytes_max {
+            return self.push_fragments(out, parts, total, gaps);
         }
         let mut sealed = 0;
-        if self.room(out) < FRAME_HEADER_BYTES + total {
+        if self.room(out) < FRAME_HEADER_BYTES + total + list {
             sealed += u64::from(self.seal(out));
         }
         self.begin(out);
         out.extend_from_slice(&wire_u32(total).to_le_bytes());
+        self.leave_out(out, gaps, 0..total);
         for part in parts {
             out.extend_from_slice(part);
         }
@@ -283,37 +310,29 @@ impl Sealer {
     }
 
     /// Completes the open packet, if there is one, and says whether there was.
-    pub fn seal(&mut self, out: &mut [u8]) -> bool {
+    pub fn seal(&mut self, out: &mut Vec<u8>) -> bool {
         let Some(start) = self.open.take() else {
             return false;
         };
-        self.counter += 1;
-        let header = Header {
-            length: wire_u32(out.len() - start),
-            version: PROTOCOL_VERSION,
-            kind: Kind::Data as u16,
-            counter: self.counter,
-            tag: [0; 16],
+        let kind = if self.gaps.is_empty() {
+            Kind::Data
+        } else {
+            self.gaps.write(out);
+            Kind::Gapped
         };
-        seal_packet(&self.key, header, &mut out[start..]);
+        self.counter += 1;
+        seal_packet(&self.key, kind, self.counter, &mut out[start..]);
         true
     }
 
     /// Appends one sealed packet of another kind.
     pub fn push_packet(&mut self, out: &mut Vec<u8>, kind: Kind, body: &[u8]) {
         self.seal(out);
-        self.counter += 1;
         let start = out.len();
         out.extend_from_slice(&[0; HEADER_BYTES]);
         out.extend_from_slice(body);
-        let header = Header {
-            length: wire_u32(out.len() - start),
-            version: PROTOCOL_VERSION,
-            kind: kind as u16,
-            counter: self.counter,
-            tag: [0; 16],
-        };
-        seal_packet(&self.key, header, &mut out[start..]);
+        self.counter += 1;
+        seal_packet(&self.key, kind, self.counter, &mut out[start..]);
     }
 
     /// Appends one sealed packet to `out`, which is not the buffer of the data: the packet may overtake it. Datagrams only.
@@ -322,14 +341,7 @@ impl Sealer {
         let start = out.len();
         out.extend_from_slice(&[0; HEADER_BYTES]);
         out.extend_from_slice(body);
-        let header = Header {
-            length: wire_u32(out.len() - start),
-            version: PROTOCOL_VERSION,
-            kind: kind as u16,
-            counter: self.control,
-            tag: [0; 16],
-        };
-        seal_packet(&self.key, header, &mut out[start..]);
+        seal_packet(&self.key, kind, self.control, &mut out[start..]);
     }
 
     /// Packets sealed so far, plus the counter that it started after.
@@ -338,10 +350,22 @@ impl Sealer {
         self.counter + (self.control - CONTROL_LINE)
     }
 
-    /// Bytes of frames that the open packet (or a new one) still takes.
+    /// Bytes of frames, and of entries for their gaps, that the open packet (or a new one) still takes.
     fn room(&self, out: &[u8]) -> usize {
         let used = self.open.map_or(HEADER_BYTES, |start| out.len() - start);
-        self.limits.packet_bytes_max - used
+        self.limits.packet_bytes_max - used - self.gaps.list_bytes()
+    }
+
+    /// Notes those of `gaps`, which count from the start of a message, that lie in its bytes `part`, which `out` gets next.
+    fn leave_out(&mut self, out: &[u8], gaps: &[Range<usize>], part: Range<usize>) {
+        let start = self.open.expect("a packet is open") + HEADER_BYTES;
+        let at = out.len() - start;
+        for gap in gaps {
+            let (from, to) = (gap.start.max(part.start), gap.end.min(part.end));
+            if from < to && self.gaps.room() > 0 {
+                self.gaps.push(at + from - part.start..at + to - part.start);
+            }
+        }
     }
 
     fn begin(&mut self, out: &mut Vec<u8>) {
@@ -351,18 +375,30 @@ impl Sealer {
         }
     }
 
-    fn push_fragments(&mut self, out: &mut Vec<u8>, parts: &[&[u8]], total: usize) -> u64 {
+    fn push_fragments(
+        &mut self,
+        out: &mut Vec<u8>,
+        parts: &[&[u8]],
+        total: usize,
+        gaps: &[Range<usize>],
+    ) -> u64 {
         self.message_id += 1;
         let mut sealed = 0;
         let mut offset = 0;
         let mut parts = parts.iter().copied();
         let mut part: &[u8] = &[];
         while offset < total {
-            if self.room(out) < FRAGMENT_HEADER_BYTES + FRAGMENT_BYTES_MIN {
+            // The list of a fragment's gaps is not known before its length: room is kept for all that may lie in it.
+            let reach = (total - offset).min(self.limits.packet_bytes_max);
+            let within = gaps
+                .iter()
+                .filter(|gap| gap.end > offset && gap.start < offset + reach);
+            let list = gaps::list_bytes(within.count().min(GAPS_MAX));
+            if self.room(out) < FRAGMENT_HEADER_BYTES + list + FRAGMENT_BYTES_MIN {
                 sealed += u64::from(self.seal(out));
             }
             self.begin(out);
-            let bytes = (total - offset).min(self.room(out) - FRAGMENT_HEADER_BYTES);
+            let bytes = (total - offset).min(self.room(out) - FRAGMENT_HEADER_BYTES - list);
             out.extend_from_slice(
                 &(wire_u32(FRAGMENT_HEADER_BYTES - FRAME_HEADER_BYTES + bytes) | FRAGMENT_FLAG)
                     .to_le_bytes(),
@@ -370,6 +406,7 @@ impl Sealer {
             out.extend_from_slice(&self.message_id.to_le_bytes());
             out.extend_from_slice(&wire_u32(offset).to_le_bytes());
             out.extend_from_slice(&wire_u32(total).to_le_bytes());
+            self.leave_out(out, gaps, offset..offset + bytes);
             let mut missing = bytes;
             while missing > 0 {
                 if part.is_empty() {
@@ -425,7 +462,7 @@ impl Opener {
     /// Checks version, tag and counter of `packet` (as [`split`] cut it) and returns what stands behind its header.
     ///
     /// # Errors
-    /// [`PacketError::Version`], [`PacketError::BadTag`], [`PacketError::Replayed`].
+    /// [`PacketError::Version`], [`PacketError::Gaps`], [`PacketError::BadTag`], [`PacketError::Replayed`].
     pub fn check<'a>(&mut self, packet: &'a [u8]) -> Result<&'a [u8], PacketError> {
         let body = self.verify(packet)?;
         let counter = Header::read(packet).counter;
@@ -443,17 +480,22 @@ impl Opener {
     /// Checks version and tag of `packet` alone, and takes no counter: it may be [checked](Self::check) again.
     ///
     /// # Errors
-    /// [`PacketError::Version`], [`PacketError::BadTag`].
+    /// [`PacketError::Version`], [`PacketError::Gaps`], [`PacketError::BadTag`].
     pub fn verify<'a>(&self, packet: &'a [u8]) -> Result<&'a [u8], PacketError> {
         let header = Header::read(packet);
         if header.version != PROTOCOL_VERSION {
             return Err(PacketError::Version(header.version));
         }
-        let (covered, rest) = packet.split_at(COVERED_BYTES);
-        let body = &rest[HEADER_BYTES - COVERED_BYTES..];
-        self.key
-            .verify(&[covered, body], &Tag(header.tag))
-            .map_err(|_| PacketError::BadTag)?;
+        let body = &packet[HEADER_BYTES..];
+        let (body, tag) = if header.kind == Kind::Gapped as u16 {
+            let (frames, _) = gaps::split_list(body).ok_or(PacketError::Gaps)?;
+            (frames, gaps::tag(&self.key, packet))
+        } else {
+            (body, self.key.tag(&[&packet[..COVERED_BYTES], body]))
+        };
+        if tag != Tag(header.tag) {
+            return Err(PacketError::BadTag);
+        }
         Ok(body)
     }
 
@@ -607,10 +649,21 @@ impl Reassembly {
     }
 }
 
-/// Writes `header` with its tag in front of the body of `packet`.
-fn seal_packet(key: &MacKey, header: Header, packet: &mut [u8]) {
+/// Writes the header with its tag in front of the body of `packet`.
+fn seal_packet(key: &MacKey, kind: Kind, counter: u64, packet: &mut [u8]) {
+    let header = Header {
+        length: wire_u32(packet.len()),
+        version: PROTOCOL_VERSION,
+        kind: kind as u16,
+        counter,
+        tag: [0; 16],
+    };
     packet[..HEADER_BYTES].copy_from_slice(&header.to_bytes());
-    let tag = key.tag(&[&packet[..COVERED_BYTES], &packet[HEADER_BYTES..]]);
+    let tag = if kind == Kind::Gapped {
+        gaps::tag(key, packet)
+    } else {
+        key.tag(&[&packet[..COVERED_BYTES], &packet[HEADER_BYTES..]])
+    };
     packet[COVERED_BYTES..HEADER_BYTES].copy_from_slice(&tag.0);
 }
 

@@ -14,11 +14,19 @@ fn key() -> MacKey {
 }
 
 fn sealed(messages: &[Vec<u8>]) -> Vec<u8> {
+    let messages: Vec<_> = messages
+        .iter()
+        .map(|message| (message.clone(), vec![]))
+        .collect();
+    sealed_gapped(&messages)
+}
+
+fn sealed_gapped(messages: &[(Vec<u8>, Vec<Range<usize>>)]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut sealer = Sealer::new(key(), LIMITS, 0);
-    for message in messages {
+    for (message, gaps) in messages {
         let (front, back) = message.split_at(message.len() / 3);
-        sealer.push(&mut out, &[front, &[], back]);
+        sealer.push(&mut out, &[front, &[], back], gaps);
     }
     sealer.seal(&mut out);
     out
@@ -71,6 +79,43 @@ fn every_flipped_bit_is_refused() {
             "bit {bit} went unnoticed"
         );
     }
+}
+
+#[test]
+fn a_gap_is_all_that_a_tag_leaves_out() {
+    let message: Vec<u8> = (0..100).collect();
+    let gap = 30..70;
+    let out = sealed_gapped(&[(b"first".to_vec(), vec![]), (message, vec![gap.clone()])]);
+    let gap_at = HEADER_BYTES + 2 * FRAME_HEADER_BYTES + 5 + gap.start;
+    for bit in 0..out.len() * 8 {
+        let mut bad = out.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        let left_out = (gap_at..gap_at + gap.len()).contains(&(bit / 8));
+        let packet = split(&bad, LIMITS.packet_bytes_max).ok().flatten();
+        let frames = packet.and_then(|packet| Opener::new(key(), 0).open(packet).ok());
+        assert_eq!(frames.is_some(), left_out, "bit {bit}");
+        if let Some(Frame::Whole(message)) = frames.and_then(|mut frames| frames.nth(1)) {
+            assert_eq!(message[bit / 8 - gap_at + gap.start], bad[bit / 8]);
+        }
+    }
+}
+
+#[test]
+fn a_packet_takes_a_bounded_list_of_gaps() {
+    let gaps: Vec<Range<usize>> = (0..200).map(|at| 5 * at..5 * at + 4).collect();
+    let message = vec![1; 1000];
+    let mut out = sealed_gapped(&[(message.clone(), gaps)]);
+    assert_eq!(opened(&out).unwrap(), [message]);
+    let count = out.len() - 2;
+    assert_eq!(usize::from(read_u16(&out, count)), gaps::GAPS_MAX);
+    out[count] -= 1;
+    assert_eq!(opened(&out), Err(PacketError::BadTag), "one entry less");
+    out[count + 1] = 0xff;
+    assert_eq!(
+        opened(&out),
+        Err(PacketError::Gaps),
+        "more than there is room for"
+    );
 }
 
 #[test]
@@ -150,6 +195,17 @@ proptest! {
         let messages: Vec<Vec<u8>> = lengths.iter().enumerate().map(|(i, &len)| (0..len).map(|at| u8::try_from((at * 7 + i) % 251).unwrap()).collect()).collect();
         let bytes = sealed(&messages);
         prop_assert!(bytes.len() <= lengths.iter().map(|&len| LIMITS.wire_bytes_max(len)).sum());
+        prop_assert_eq!(opened(&bytes).unwrap(), messages);
+    }
+
+    #[test]
+    fn what_is_sealed_with_gaps_opens_as_it_was(lengths in prop::collection::vec(prop_oneof![0usize..100, 1900..2100usize, 0..20_000usize], 0..12), step in 1usize..900, gap in 1usize..900) {
+        let message = |len: usize| (0..len).map(|at| u8::try_from(at % 251).unwrap()).collect::<Vec<u8>>();
+        let gaps = |len: usize| (step..len).step_by(step + gap).map(|at| at..len.min(at + gap)).collect::<Vec<_>>();
+        let messages: Vec<_> = lengths.iter().map(|&len| (message(len), gaps(len))).collect();
+        let bytes = sealed_gapped(&messages);
+        prop_assert!(bytes.len() <= lengths.iter().map(|&len| LIMITS.wire_bytes_max(len)).sum());
+        let messages: Vec<_> = messages.into_iter().map(|(message, _)| message).collect();
         prop_assert_eq!(opened(&bytes).unwrap(), messages);
     }
 

@@ -300,9 +300,10 @@ impl LinkError {
 impl From<PacketError> for LinkError {
     fn from(error: PacketError) -> Self {
         let reason = match error {
-            PacketError::TooShort(_) | PacketError::Frame(_) | PacketError::Fragment { .. } => {
-                Refusal::Malformed
-            }
+            PacketError::TooShort(_)
+            | PacketError::Gaps
+            | PacketError::Frame(_)
+            | PacketError::Fragment { .. } => Refusal::Malformed,
             PacketError::TooLong { .. } => Refusal::TooLarge,
             PacketError::Version(theirs) => return Self::version(theirs),
             PacketError::BadTag => Refusal::BadTag,

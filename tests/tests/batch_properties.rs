@@ -1,6 +1,7 @@
 //! Properties of bundles and batches: what is written reads back, what is changed has another digest, no bytes panic.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -10,7 +11,9 @@ use twostep_engine::batch::{
     Authenticator, Batch, Bundle, BundleWriter, Malformed, OPENS_MAX, Request, RequestKind,
 };
 use twostep_engine::configuration::Limits;
-use twostep_engine::types::{ClientId, ClusterId, Decree, Epoch, Seq, SessionId, Value};
+use twostep_engine::message::Message;
+use twostep_engine::types::{ClientId, ClusterId, Decree, Epoch, Regency, Seq, SessionId, Value};
+use twostep_engine::wire;
 use twostep_net::pool::{Body, Pool};
 
 /// The lengths of content, kind and authenticator stand in front of the content.
@@ -69,6 +72,40 @@ proptest! {
         let changed = parse(&bytes).expect("an authenticator is any bytes of its length");
         prop_assert_eq!(changed.digest(), bundle.digest());
         prop_assert_eq!(value(vec![changed]), value(vec![bundle]));
+    }
+
+    #[test]
+    fn what_the_tag_of_a_link_leaves_out_is_covered_otherwise(written in vec(bundle(), 1..6), bit in any::<Index>()) {
+        let bundles: Vec<Bundle> = written.iter().map(|written| parse(&written.bytes()).expect("well-formed")).collect();
+        let batch = assembled(bundles.clone());
+        let (regency, decree, value) = (Regency(0), Decree(1), batch.value());
+        let body = batch.body().clone();
+        for message in [
+            Message::Propose { regency, decree, value, body: body.clone() },
+            Message::Fetched { decree, value, body },
+        ] {
+            let (head, gaps) = gaps_of(&message);
+            let content: usize = written.iter().map(Written::content_len).sum();
+            prop_assert_eq!(gaps.iter().map(Range::len).sum::<usize>(), content);
+            let mut bytes = batch.body().to_vec();
+            flip(&mut bytes, &gaps, head, bit);
+            let changed = Batch::parse::<Malformed>(Body::from_vec(bytes), &scope(), &limits(), |_, _| Ok(()));
+            prop_assert!(changed.is_err() || changed.unwrap().value() != value);
+        }
+        for bundle in &bundles {
+            let bytes = bundle.bytes();
+            let (_, retried) = gaps_of(&Message::Submit { retry: true, bundle: bytes });
+            prop_assert!(retried.is_empty(), "many see a retry, and not all of them check it");
+            let (head, gaps) = gaps_of(&Message::Submit { retry: false, bundle: bytes });
+            let bare = bundle.view().authenticator == Authenticator::None;
+            prop_assert_eq!(gaps.is_empty(), bare, "what only the link vouches for is never left out");
+            if !bare {
+                let mut bytes = bytes.to_vec();
+                flip(&mut bytes, &gaps, head, bit);
+                let changed = parse(&bytes);
+                prop_assert!(changed.is_err() || changed.unwrap().digest() != bundle.digest());
+            }
+        }
     }
 
     #[test]
@@ -298,6 +335,21 @@ fn walk(bytes: &[u8]) {
             assert_eq!(view.requests().count(), view.count);
         }
     }
+}
+
+/// How long the head of a message is, and what is left out behind it.
+fn gaps_of(message: &Message<'_>) -> (usize, Vec<Range<usize>>) {
+    let (mut head, mut gaps) = (Vec::new(), Vec::new());
+    let _ = wire::encode_head(message, &mut head);
+    wire::gaps(message, head.len(), 1, &mut gaps);
+    (head.len(), gaps)
+}
+
+/// Flips one bit in one of `gaps` of `bytes`, which begin `head` bytes later.
+fn flip(bytes: &mut [u8], gaps: &[Range<usize>], head: usize, bit: Index) {
+    let gap = &gaps[bit.index(gaps.len())];
+    let bit = (gap.start - head) * 8 + bit.index(gap.len() * 8);
+    bytes[bit / 8] ^= 1 << (bit % 8);
 }
 
 fn parse(bytes: &[u8]) -> Result<Bundle, Malformed> {

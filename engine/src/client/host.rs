@@ -24,6 +24,7 @@ use twostep_net::{
 
 use super::{CallOutcome, ClientCore, ClientEffects, ClientSetup, OpenError, SessionHandle};
 use crate::configuration::Configuration;
+use crate::letter::Letter;
 use crate::machine::earlier;
 use crate::message::Message;
 use crate::types::{NodeId, NodeSet, Party, SessionId, Time};
@@ -173,7 +174,7 @@ impl ClientLoop {
             // Nothing that a client may get carries a body; a pool that keeps nothing serves the decoder.
             pool: Pool::new(0),
             started: self.started,
-            buffer: Vec::new(),
+            letter: Letter::default(),
             voice: &mut self.voice,
         };
         self.reactor.run(&mut service)
@@ -192,7 +193,7 @@ struct Hosting<'a, A> {
     bounds: Bounds,
     pool: Pool,
     started: Instant,
-    buffer: Vec<u8>,
+    letter: Letter,
     voice: &'a mut Option<Voice>,
 }
 
@@ -216,7 +217,7 @@ impl<A: Application> Service for Hosting<'_, A> {
             now,
             net,
             application: self.application,
-            buffer: &mut self.buffer,
+            letter: &mut self.letter,
             leader: self.core.leader(),
             voice: self.voice,
         };
@@ -253,7 +254,7 @@ impl<A: Application> Service for Hosting<'_, A> {
             now,
             net,
             application: self.application,
-            buffer: &mut self.buffer,
+            letter: &mut self.letter,
             leader: self.core.leader(),
             voice: self.voice,
         };
@@ -275,7 +276,7 @@ struct Outlet<'a, A> {
     now: Time,
     net: &'a mut Net,
     application: &'a mut A,
-    buffer: &'a mut Vec<u8>,
+    letter: &'a mut Letter,
     /// Whom the core takes for the leader.
     leader: NodeId,
     voice: &'a mut Option<Voice>,
@@ -289,9 +290,13 @@ impl<A: Application> ClientEffects for Outlet<'_, A> {
                 send_all(net, to, bytes);
             });
         }
-        self.buffer.clear();
-        wire::encode(message, self.buffer);
-        send_all(net, to, self.buffer);
+        let letter = self.letter.write(message);
+        for node in to.iter() {
+            if let Some(link) = net.link_to(node) {
+                // What a full link drops is sent again when the call is due.
+                let _ = letter.send(net, link);
+            }
+        }
     }
 
     fn opened(&mut self, session: SessionHandle, token: u64, result: Result<SessionId, OpenError>) {

@@ -6,10 +6,10 @@ use tracing::{debug, error, info, warn};
 use twostep_net::{LinkId, Net, SendOutcome};
 
 use crate::batch::Batch;
+use crate::letter::Letter;
 use crate::machine::{Again, Effects, Event, Path, Question, Record, To};
 use crate::message::Message;
 use crate::types::{ClientId, Decree, RecordSeq};
-use crate::wire;
 
 /// Where messages go: to the links of this loop, or to the lanes that have them.
 pub(super) trait Links {
@@ -59,24 +59,23 @@ pub(super) struct Direct<'a> {
     /// Those to clients.
     pub clients: &'a ClientLinks,
     /// Where messages are encoded, once each.
-    pub scratch: &'a mut Vec<u8>,
+    pub letter: &'a mut Letter,
 }
 
 impl Links for Direct<'_> {
     fn send(&mut self, to: To, message: &Message<'_>) {
-        self.scratch.clear();
-        wire::encode(message, self.scratch);
+        let letter = self.letter.write(message);
         match to {
             To::Nodes(nodes) => {
                 for node in nodes.iter() {
                     if let Some(link) = self.net.link_to(node) {
-                        let _: SendOutcome = self.net.send(link, self.scratch);
+                        let _: SendOutcome = letter.send(self.net, link);
                     }
                 }
             }
             To::Client(client) => {
                 for link in self.clients.of(client) {
-                    let _: SendOutcome = self.net.send(*link, self.scratch);
+                    let _: SendOutcome = letter.send(self.net, *link);
                 }
             }
         }

@@ -13,6 +13,7 @@ use twostep_net::{LinkDown, LinkId, Net, Service, queue};
 
 use crate::batch::Batch;
 use crate::executor::{Executed, Executor};
+use crate::letter::Letter;
 use crate::machine::{Input, Question};
 use crate::node::control::{Answer, Asked, Request};
 use crate::node::core::{Core, Executing, LineLimit};
@@ -27,7 +28,7 @@ pub(super) struct Host<S: StateMachine> {
     pub core: Core,
     pub executor: Executor<S>,
     pub clients: ClientLinks,
-    pub scratch: Vec<u8>,
+    pub letter: Letter,
     pub requests: queue::Receiver<Asked>,
     pub stopping: Arc<AtomicBool>,
     pub faults_allowed: bool,
@@ -75,7 +76,7 @@ impl<S: StateMachine> Service for Host<S> {
         let links = &mut Direct {
             net,
             clients: &self.clients,
-            scratch: &mut self.scratch,
+            letter: &mut self.letter,
         };
         self.core
             .message(links, &mut self.executor, now, from, bytes);
@@ -102,7 +103,7 @@ impl<S: StateMachine> Service for Host<S> {
         let links = &mut Direct {
             net,
             clients: &self.clients,
-            scratch: &mut self.scratch,
+            letter: &mut self.letter,
         };
         let time = self.core.time(now);
         self.core.step(links, &mut self.executor, time, Input::Tick);

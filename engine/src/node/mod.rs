@@ -229,7 +229,7 @@ impl NodeBuilder {
             core: Core::new(identification.clone(), (self.hook)(replica), pool, now),
             executor,
             clients: effects::ClientLinks::default(),
-            scratch: Vec::new(),
+            letter: crate::letter::Letter::default(),
             requests,
             stopping,
             faults_allowed: options.faults,

@@ -153,7 +153,7 @@ impl Link {
             return Ok(Step::Stray(packet.len()));
         };
         match header.kind {
-            kind if kind == Kind::Data as u16 => {
+            kind if Kind::holds_messages(kind) => {
                 let frames = frames(body)?;
                 if datagrams.flow.received(header.counter, packet.len()) {
                     self.push_credit();
