@@ -54,8 +54,6 @@ contexts! {
     Chain = "chain",
     /// Running digest of the results of execution (PROTOCOL.md section 5.4).
     Results = "results",
-    /// One operation of a client, as its session table entry remembers it.
-    Operation = "operation",
     /// One reply, so that most learners can answer with its digest only.
     Reply = "reply",
     /// The state of a state machine.

@@ -24,7 +24,6 @@
 //! | [`Context::Bundle`] | `bundle` | a client's requests, and what authenticators tag |
 //! | [`Context::Chain`] | `chain` | running digest of decided values |
 //! | [`Context::Results`] | `results` | running digest of results |
-//! | [`Context::Operation`] | `operation` | session table: the same operation again? |
 //! | [`Context::Reply`] | `reply` | replies sent as digest only |
 //! | [`Context::State`] | `state` | state machines |
 //! | [`Context::Configuration`] | `configuration` | unscoped; the cluster id comes from it |

@@ -25,7 +25,7 @@ use crate::batch::{Batch, Bundle, Request, RequestKind};
 use crate::configuration::Configuration;
 use crate::machine::{Input, Question, Replies};
 use crate::message::{Outcome, Reply, RequestNames, reply_digest};
-use crate::session::{SessionTable, Verdict};
+use crate::session::{Fingerprint, SessionTable, Verdict};
 use crate::state_machine::{Context, StateMachine};
 use crate::types::{ClientId, Decree, Digest, Seq, SessionId};
 use crate::wire::reply_bytes;
@@ -148,10 +148,8 @@ impl<S: StateMachine> Executor<S> {
                     .opened(view.client, seq)
                     .map(|id| (id.decree, Outcome::Opened(id))),
                 RequestKind::Operation => {
-                    let digest = self
-                        .scope
-                        .digest(DigestContext::Operation, request.operation);
-                    self.sessions.recall(view.client, session, seq, &digest)
+                    let operation = Fingerprint::of(request.operation);
+                    self.sessions.recall(view.client, session, seq, operation)
                 }
             };
             let Some((decree, outcome)) = found else {
@@ -280,8 +278,8 @@ impl<S: StateMachine> Executor<S> {
             );
             (decree, outcome)
         } else {
-            let digest = self.scope.digest(DigestContext::Operation, operation);
-            match self.sessions.judge(client, session, seq, &digest) {
+            let fingerprint = Fingerprint::of(operation);
+            match self.sessions.judge(client, session, seq, fingerprint) {
                 Verdict::Execute(ticket) => {
                     let outcome = run(
                         &mut self.machine,
@@ -295,7 +293,7 @@ impl<S: StateMachine> Executor<S> {
                     } else {
                         None
                     };
-                    self.sessions.record(ticket, decree, &digest, kept);
+                    self.sessions.record(ticket, decree, fingerprint, kept);
                     (decree, outcome)
                 }
                 Verdict::Repeat { decree, outcome } => (decree, outcome),

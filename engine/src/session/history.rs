@@ -1,7 +1,7 @@
 //! What one session executed: its latest 64 seqs, the operations, decrees and replies.
 
-use super::SEQS;
-use crate::types::{Decree, Digest, Seq};
+use super::{Fingerprint, SEQS};
+use crate::types::{Decree, Seq};
 
 /// How many entries a session has at most.
 pub(super) const ENTRIES: usize = 64;
@@ -28,7 +28,7 @@ pub(super) struct History {
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    operation: Digest,
+    operation: Fingerprint,
     decree: Decree,
     reply: Kept,
 }
@@ -40,7 +40,7 @@ enum Kept {
 }
 
 const VACANT: Entry = Entry {
-    operation: Digest::ZERO,
+    operation: Fingerprint::NONE,
     decree: Decree::NONE,
     reply: Kept::Gone,
 };
@@ -65,7 +65,7 @@ pub(super) enum Found<'a> {
 
 impl History {
     /// Looks a request up.
-    pub(super) fn find(&self, seq: Seq, operation: &Digest) -> Found<'_> {
+    pub(super) fn find(&self, seq: Seq, operation: Fingerprint) -> Found<'_> {
         if seq.0 > self.max {
             return if seq.0 - self.max > SEQS {
                 Found::TooFar
@@ -81,7 +81,7 @@ impl History {
             return Found::New;
         }
         let entry = &self.entries[place(seq.0)];
-        if entry.operation != *operation {
+        if entry.operation != operation {
             return Found::Reused;
         }
         Found::Executed {
@@ -96,7 +96,7 @@ impl History {
     }
 
     /// Notes the execution of a seq that was [`Found::New`]. Entries that fall out of the window are forgotten.
-    pub(super) fn execute(&mut self, seq: Seq, operation: &Digest, decree: Decree) {
+    pub(super) fn execute(&mut self, seq: Seq, operation: Fingerprint, decree: Decree) {
         if seq.0 > self.max {
             self.advance(seq.0);
         }
@@ -108,7 +108,7 @@ impl History {
             self.entries.resize(place + 1, VACANT);
         }
         self.entries[place] = Entry {
-            operation: *operation,
+            operation,
             decree,
             reply: Kept::Gone,
         };
@@ -151,7 +151,7 @@ impl History {
         sink(&self.executed.to_le_bytes());
         for seq in self.seqs() {
             let entry = &self.entries[place(seq)];
-            sink(&entry.operation.0);
+            sink(entry.operation.as_bytes());
             sink(&entry.decree.0.to_le_bytes());
             match self.reply(entry) {
                 None => sink(&[0]),

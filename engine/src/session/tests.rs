@@ -22,22 +22,22 @@ fn id(decree: u64, index: u32) -> SessionId {
     }
 }
 
-fn operation(name: u8) -> Digest {
-    Digest([name; 32])
+fn operation(name: u8) -> Fingerprint {
+    Fingerprint::of(&[name])
 }
 
 /// Executes a request that must be new, with `reply`.
 fn execute(table: &mut SessionTable, session: SessionId, seq: u64, decree: u64, reply: &[u8]) {
-    match table.judge(ALICE, session, Seq(seq), &operation(0)) {
+    match table.judge(ALICE, session, Seq(seq), operation(0)) {
         Verdict::Execute(ticket) => {
-            table.record(ticket, Decree(decree), &operation(0), Some(reply));
+            table.record(ticket, Decree(decree), operation(0), Some(reply));
         }
         other => panic!("seq {seq} should be new: {other:?}"),
     }
 }
 
 fn judged(table: &mut SessionTable, session: SessionId, seq: u64) -> Verdict<'_> {
-    table.judge(ALICE, session, Seq(seq), &operation(0))
+    table.judge(ALICE, session, Seq(seq), operation(0))
 }
 
 fn repeat(decree: u64, outcome: Outcome<'_>) -> Verdict<'_> {
@@ -63,10 +63,10 @@ fn a_repeat_gets_the_first_reply_and_its_decree() {
         judged(&mut table, session, 1),
         repeat(2, Outcome::Executed(b"first"))
     );
-    let found = table.recall(ALICE, session, Seq(1), &operation(0));
+    let found = table.recall(ALICE, session, Seq(1), operation(0));
     assert_eq!(found, Some((Decree(2), Outcome::Executed(b"first"))));
     assert_eq!(
-        table.recall(ALICE, session, Seq(2), &operation(0)),
+        table.recall(ALICE, session, Seq(2), operation(0)),
         None,
         "not executed yet"
     );
@@ -77,9 +77,9 @@ fn another_operation_under_a_used_seq_is_refused() {
     let mut table = table(|_| {});
     let session = table.open(ALICE, Seq(7), id(1, 0));
     execute(&mut table, session, 1, 2, b"first");
-    let verdict = table.judge(ALICE, session, Seq(1), &operation(1));
+    let verdict = table.judge(ALICE, session, Seq(1), operation(1));
     assert_eq!(verdict, Verdict::Refuse(Outcome::SeqReused));
-    assert_eq!(table.recall(ALICE, session, Seq(1), &operation(1)), None);
+    assert_eq!(table.recall(ALICE, session, Seq(1), operation(1)), None);
 }
 
 #[test]
@@ -139,9 +139,9 @@ fn foreign_and_unknown_sessions_have_lapsed() {
     let session = table.open(ALICE, Seq(7), id(1, 0));
     execute(&mut table, session, 1, 2, b"hers");
     let lapsed = || Verdict::Refuse(Outcome::SessionLapsed);
-    assert_eq!(table.judge(BOB, session, Seq(1), &operation(0)), lapsed());
-    assert_eq!(table.judge(BOB, session, Seq(2), &operation(0)), lapsed());
-    assert_eq!(table.recall(BOB, session, Seq(1), &operation(0)), None);
+    assert_eq!(table.judge(BOB, session, Seq(1), operation(0)), lapsed());
+    assert_eq!(table.judge(BOB, session, Seq(2), operation(0)), lapsed());
+    assert_eq!(table.recall(BOB, session, Seq(1), operation(0)), None);
     assert_eq!(judged(&mut table, id(1, 1), 1), lapsed());
     assert_eq!(judged(&mut table, SessionId::NONE, 1), lapsed());
 }
@@ -338,7 +338,7 @@ fn the_longest_idle_session_gives_up_its_replies() {
 fn seqs_at_the_end_of_the_numbers_do_not_overflow() {
     let mut history = History::default();
     for seq in [u64::MAX - 70, u64::MAX - 6, u64::MAX] {
-        history.execute(Seq(seq), &operation(0), Decree(1));
+        history.execute(Seq(seq), operation(0), Decree(1));
         history.keep(Seq(seq), &seq.to_le_bytes());
     }
     let end = u64::MAX.to_le_bytes();
@@ -346,16 +346,10 @@ fn seqs_at_the_end_of_the_numbers_do_not_overflow() {
         decree: Decree(1),
         reply: Some(reply),
     };
-    assert_eq!(history.find(Seq(u64::MAX), &operation(0)), executed(&end));
-    assert_eq!(history.find(Seq(u64::MAX - 63), &operation(0)), Found::New);
-    assert_eq!(
-        history.find(Seq(u64::MAX - 64), &operation(0)),
-        Found::Stale
-    );
-    assert_eq!(
-        history.find(Seq(u64::MAX - 70), &operation(0)),
-        Found::Stale
-    );
+    assert_eq!(history.find(Seq(u64::MAX), operation(0)), executed(&end));
+    assert_eq!(history.find(Seq(u64::MAX - 63), operation(0)), Found::New);
+    assert_eq!(history.find(Seq(u64::MAX - 64), operation(0)), Found::Stale);
+    assert_eq!(history.find(Seq(u64::MAX - 70), operation(0)), Found::Stale);
     assert_eq!(history.reply_bytes(), 16);
 }
 
@@ -536,9 +530,9 @@ fn apply(
     decree: u64,
     reply: &[u8],
 ) -> Answer {
-    match table.judge(client, id, Seq(seq), &operation(name)) {
+    match table.judge(client, id, Seq(seq), operation(name)) {
         Verdict::Execute(ticket) => {
-            table.record(ticket, Decree(decree), &operation(name), Some(reply));
+            table.record(ticket, Decree(decree), operation(name), Some(reply));
             Answer::Executed(decree, Some(reply.to_vec()))
         }
         Verdict::Repeat {
@@ -648,7 +642,7 @@ proptest! {
         }
         for session in &model.sessions {
             for (seq, entry) in &session.executed {
-                let found = one.recall(session.client, session.id, Seq(*seq), &operation(entry.operation));
+                let found = one.recall(session.client, session.id, Seq(*seq), operation(entry.operation));
                 let outcome = entry.reply.as_deref().map_or(Outcome::ExecutedReplyGone, Outcome::Executed);
                 prop_assert_eq!(found, Some((Decree(entry.decree), outcome)));
             }
