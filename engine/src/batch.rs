@@ -19,6 +19,7 @@
 
 mod writer;
 
+use std::borrow::Borrow;
 use std::collections::VecDeque;
 use std::ops::Range;
 
@@ -362,15 +363,16 @@ impl Batch {
         Ok(Batch { body, value })
     }
 
-    /// Takes bundles from the front of `waiting` for as long as they fit into `bytes_max`, at least one.
+    /// Takes bundles, or what holds one each, from the front of `waiting` for as long as they fit into `bytes_max`, at
+    /// least one.
     ///
     /// # Panics
     /// If `waiting` is empty: a leader does not propose without work.
     #[must_use]
-    pub fn assemble(
+    pub fn assemble<B: Borrow<Bundle>>(
         pool: &Pool,
         scope: &Scope,
-        waiting: &mut VecDeque<Bundle>,
+        waiting: &mut VecDeque<B>,
         bytes_max: usize,
     ) -> Batch {
         assert!(
@@ -379,7 +381,7 @@ impl Batch {
         );
         let mut len = BODY_HEADER;
         let mut count = 0;
-        for bundle in waiting.iter() {
+        for bundle in waiting.iter().map(Borrow::borrow) {
             if count > 0 && len + bundle.len() > bytes_max {
                 break;
             }
@@ -394,7 +396,8 @@ impl Batch {
                 .to_le_bytes(),
         );
         let mut hasher = ValueHasher::new(scope);
-        for bundle in waiting.drain(..count) {
+        for taken in waiting.drain(..count) {
+            let bundle = taken.borrow();
             let (place, rest) = room.split_at_mut(bundle.len());
             place.copy_from_slice(&bundle.bytes);
             room = rest;

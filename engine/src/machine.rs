@@ -176,6 +176,8 @@ pub enum Event {
         value: Value,
         /// How many bundles it holds.
         bundles: u32,
+        /// How long the first of them waited; zero for what a plan made it propose.
+        waited: Duration,
     },
     /// The acceptor voted.
     Voted {

@@ -11,6 +11,7 @@
 //! grow only because the pipeline is full (DESIGN section 3). A slot is free while fewer than `in_flight_max`
 //! decrees are proposed and not yet acknowledged by f+1 learners, and the decree is open.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ const SEEN_MAX: usize = 16_384;
 /// The state of a proposer that leads.
 #[derive(Debug)]
 pub struct Proposer {
-    waiting: VecDeque<Bundle>,
+    waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
     /// Retries, which go first and have room of their own: they are what a leader is judged by.
     retries: VecDeque<Bundle>,
@@ -42,6 +43,18 @@ pub struct Proposer {
     resend: Earliest,
     /// The digests of retries that were taken in this regency.
     seen: BTreeSet<Digest>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    bundle: Bundle,
+    since: Time,
+}
+
+impl Borrow<Bundle> for Waiting {
+    fn borrow(&self) -> &Bundle {
+        &self.bundle
+    }
 }
 
 #[derive(Debug, Default)]
@@ -76,13 +89,13 @@ impl Proposer {
     ///
     /// # Errors
     /// [`Refusal::Full`] if too much waits already; the client is told to come back.
-    pub fn submit(&mut self, bundle: Bundle, tuning: &Tuning) -> Result<(), Refusal> {
+    pub fn submit(&mut self, bundle: Bundle, now: Time, tuning: &Tuning) -> Result<(), Refusal> {
         let bytes = self.waiting_bytes + bundle.len();
         if self.waiting.len() >= tuning.waiting_bundles_max || bytes > tuning.waiting_bytes_max {
             return Err(Refusal::Full);
         }
         self.waiting_bytes = bytes;
-        self.waiting.push_back(bundle);
+        self.waiting.push_back(Waiting { bundle, since: now });
         Ok(())
     }
 
@@ -98,16 +111,17 @@ impl Proposer {
         self.proposed
     }
 
-    /// Makes the next batch, if something waits and a slot is free. `progress` is what f+1 learners
-    /// acknowledged. The caller logs the proposal before it says it.
+    /// Makes the next batch, if something waits and a slot is free, and says since when its first bundle waited. `progress`
+    /// is what f+1 learners acknowledged. The caller logs the proposal before it says it.
     pub fn next(
         &mut self,
+        now: Time,
         progress: Decree,
         in_flight_max: u64,
         bytes_max: usize,
         pool: &Pool,
         scope: &Scope,
-    ) -> Option<(Decree, Batch)> {
+    ) -> Option<(Decree, Batch, Time)> {
         let decree = self.proposed.next();
         let free = self.proposed.since(progress) < in_flight_max && self.slots.contains(decree);
         if self.waiting() == 0 || !free {
@@ -115,9 +129,10 @@ impl Proposer {
         }
         while let Some(bundle) = self.retries.pop_back() {
             self.waiting_bytes += bundle.len();
-            self.waiting.push_front(bundle);
+            self.waiting.push_front(Waiting { bundle, since: now });
         }
         self.retries_bytes = 0;
+        let since = self.waiting.front().map_or(now, |first| first.since);
         let batch = Batch::assemble(pool, scope, &mut self.waiting, bytes_max);
         self.waiting_bytes -= batch.bundles_len();
         self.proposed = decree;
@@ -126,7 +141,7 @@ impl Proposer {
             batch: Some(batch.clone()),
             resend: Resend::default(),
         };
-        Some((decree, batch))
+        Some((decree, batch, since))
     }
 
     /// Takes a bundle that many send at the same time (a retry, or a relay of one): each once in a regency.
@@ -231,23 +246,27 @@ impl Proposer {
 
     /// Forgets the tagged bundles of a client that wait: it is to send them again, signed.
     pub fn drop_tagged(&mut self, client: ClientId) {
-        let queues = [
-            (&mut self.waiting, &mut self.waiting_bytes),
-            (&mut self.retries, &mut self.retries_bytes),
-        ];
-        for (queue, bytes) in queues {
-            queue.retain(|bundle| {
-                let view = bundle.view();
-                let tagged = matches!(view.authenticator, Authenticator::Mac(_));
-                let drop = tagged && view.client == client;
-                if drop {
-                    *bytes -= bundle.len();
-                    // The signed form has the same digest.
-                    self.seen.remove(&bundle.digest());
-                }
-                !drop
-            });
-        }
+        let Proposer {
+            waiting,
+            waiting_bytes,
+            retries,
+            retries_bytes,
+            seen,
+            ..
+        } = self;
+        let mut stays = |bundle: &Bundle, bytes: &mut usize| {
+            let view = bundle.view();
+            let tagged = matches!(view.authenticator, Authenticator::Mac(_));
+            let drop = tagged && view.client == client;
+            if drop {
+                *bytes -= bundle.len();
+                // The signed form has the same digest.
+                seen.remove(&bundle.digest());
+            }
+            !drop
+        };
+        waiting.retain(|one| stays(&one.bundle, waiting_bytes));
+        retries.retain(|bundle| stays(bundle, retries_bytes));
     }
 
     /// A body that it proposed.

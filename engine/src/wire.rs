@@ -263,6 +263,12 @@ pub fn decode<'a>(bytes: &'a [u8], pool: &Pool, bounds: &Bounds) -> Result<Messa
     Ok(message)
 }
 
+/// Whether these bytes, if they are a message, carry requests that are to be ordered.
+#[must_use]
+pub fn carries_requests(bytes: &[u8]) -> bool {
+    matches!(bytes.first(), Some(&SUBMIT | &PROPOSE))
+}
+
 /// Whether these bytes, if they are a message, carry signatures of nodes: told from the first byte, so that what need
 /// not be checked need not be read.
 #[must_use]

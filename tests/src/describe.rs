@@ -192,6 +192,7 @@ pub fn event(event: &Event) -> String {
             decree,
             value,
             bundles,
+            ..
         } => format!("proposed d{decree} {} of {bundles} bundles", short(*value)),
         Event::Voted {
             regency,

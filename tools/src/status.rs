@@ -167,6 +167,31 @@ fn in_words(status: &NodeStatus) -> String {
         counted("refused.messages"),
         counted("refused.cpu_us") / 1000
     ));
+    line(format!(
+        "links: {} system calls, {} packets out with {} messages, {} tags, {} MiB in, {} MiB out",
+        counted("net.reads") + counted("net.writes") + counted("net.polls"),
+        counted("net.packets_out"),
+        counted("net.messages_out"),
+        counted("net.macs"),
+        counted("net.bytes_in") >> 20,
+        counted("net.bytes_out") >> 20,
+    ));
+    let misses: Vec<String> = off_the_fast_path(&status.counters)
+        .map(|(name, count)| format!("{name} {count}"))
+        .collect();
+    if !misses.is_empty() {
+        line(format!("off the fast path: {}", misses.join(", ")));
+    }
+    for (name, stage) in &status.stages {
+        line(format!(
+            "stage {name:<8} p50 {:>8}  p99 {:>8}  p99.9 {:>8}  longest {:>8}  of {}",
+            in_time(stage.p50_ns),
+            in_time(stage.p99_ns),
+            in_time(stage.p999_ns),
+            in_time(stage.max_ns),
+            stage.count,
+        ));
+    }
     if let Some(digests) = &status.digests {
         let short = |digest: &str| digest.get(..16).unwrap_or(digest).to_owned();
         let chain = digests.chain.as_deref().map_or("-".to_owned(), short);
@@ -206,6 +231,29 @@ fn in_words(status: &NodeStatus) -> String {
         }
     }
     text
+}
+
+/// The counters of decrees that were not learned from votes on first proposals, and of what was said again, by reason.
+fn off_the_fast_path(counters: &BTreeMap<String, u64>) -> impl Iterator<Item = (&str, u64)> {
+    let reasons = counters.iter().filter_map(|(name, count)| {
+        let reason = name.strip_prefix("sent_again.").or(match name.as_str() {
+            "decrees.by_pull" => Some("pulled"),
+            "proposals.doubted" => Some("doubted"),
+            "regencies" => Some("regencies"),
+            _ => None,
+        });
+        reason.map(|reason| (reason, *count))
+    });
+    reasons.filter(|(_, count)| *count > 0)
+}
+
+/// A time with a unit that suits it.
+fn in_time(nanos: u64) -> String {
+    match nanos {
+        0..1_000 => format!("{nanos} ns"),
+        1_000..10_000_000 => format!("{} µs", nanos / 1_000),
+        _ => format!("{} ms", nanos / 1_000_000),
+    }
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use crate::node::Identification;
 use crate::node::control::Answer;
 use crate::node::effects::{Links, Outbox, Sink};
 use crate::node::refused_time::RefusedTime;
+use crate::node::stages::Stage;
 use crate::node::status::{Misbehaviour, missing};
 use crate::prechecked::Prechecked;
 use crate::replica::Replica;
@@ -97,13 +98,14 @@ impl Core {
         pool: Pool,
         started: Instant,
     ) -> Core {
+        let window = identification.cluster.configuration.limits().window;
         Core {
             bounds: Bounds::of(&identification.cluster.configuration),
             identification,
             machine,
             pool,
             started,
-            outbox: Outbox::default(),
+            outbox: Outbox::new(window),
             readiness: ReadinessLog::new(started),
             refused: RefusedTime::default(),
         }
@@ -128,7 +130,8 @@ impl Core {
         input: Input<'_>,
     ) {
         let outbox = &mut self.outbox;
-        self.machine.step(now, input, &mut Sink { links, outbox });
+        self.machine
+            .step(now, input, &mut Sink { now, links, outbox });
         self.settle(links, executing, now);
     }
 
@@ -139,19 +142,23 @@ impl Core {
         } = self;
         loop {
             if let Some(seq) = outbox.stored.take() {
-                machine.step(now, Input::Stored(seq), &mut Sink { links, outbox });
+                machine.step(now, Input::Stored(seq), &mut Sink { now, links, outbox });
             } else if let Some((decree, batch)) = outbox.delivered.pop_front() {
+                let begun = Instant::now();
                 if let Some(executed) = executing.execute(decree, batch) {
                     let input = Input::Executed {
                         decree,
                         replies: executed.replies,
                         results: executed.results,
                     };
-                    machine.step(now, input, &mut Sink { links, outbox });
+                    let done = Instant::now();
+                    machine.step(now, input, &mut Sink { now, links, outbox });
+                    outbox.stages.record(Stage::Execute, done - begun);
+                    outbox.stages.record(Stage::Reply, done.elapsed());
                 }
             } else if let Some(question) = outbox.questions.pop_front() {
                 if let Some(answer) = executing.answer(question) {
-                    machine.step(now, answer, &mut Sink { links, outbox });
+                    machine.step(now, answer, &mut Sink { now, links, outbox });
                 }
             } else {
                 return;
@@ -173,6 +180,7 @@ impl Core {
         let unread = dear && from.node().is_some_and(spent);
         let refused = self.outbox.refused;
         let begun = self.refused.begin(dear && !unread);
+        let handling = self.outbox.stages.is_sampling().then(Instant::now);
         if unread {
             self.outbox.refuse(Refusal::Share.name());
         } else {
@@ -189,6 +197,16 @@ impl Core {
         if self.outbox.refused > refused {
             self.refused.end(begun);
         }
+        if let Some(handling) = handling {
+            let carries_requests = wire::carries_requests(bytes);
+            let stages = &mut self.outbox.stages;
+            stages.handled(handling.elapsed(), carries_requests);
+        }
+    }
+
+    /// All messages of the turn that began at `now` have been handed over.
+    pub fn end_of_messages(&mut self, now: Instant) {
+        self.outbox.stages.turn(|| now.elapsed());
     }
 
     pub fn misbehave(&mut self, strategy: Option<&str>) -> Answer {

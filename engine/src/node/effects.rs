@@ -9,7 +9,8 @@ use crate::batch::Batch;
 use crate::letter::Letter;
 use crate::machine::{Again, Effects, Event, Path, Question, Record, To};
 use crate::message::Message;
-use crate::types::{ClientId, Decree, RecordSeq};
+use crate::node::stages::{Stage, Stages};
+use crate::types::{ClientId, Decree, RecordSeq, Time};
 
 /// Where messages go: to the links of this loop, or to the lanes that have them.
 pub(super) trait Links {
@@ -83,7 +84,6 @@ impl Links for Direct<'_> {
 }
 
 /// What the effects of a step leave to the host.
-#[derive(Default)]
 pub(super) struct Outbox {
     /// Stored, as far as it is told to be, and not yet said.
     pub stored: Option<RecordSeq>,
@@ -97,9 +97,24 @@ pub(super) struct Outbox {
     pub refused: u64,
     /// What happened.
     pub counts: EventCounts,
+    /// How long it took.
+    pub stages: Stages,
 }
 
 impl Outbox {
+    /// Empty, of a node with a window of so many decrees.
+    pub fn new(window: u64) -> Outbox {
+        Outbox {
+            stored: None,
+            delivered: VecDeque::new(),
+            questions: VecDeque::new(),
+            refusals: BTreeMap::new(),
+            refused: 0,
+            counts: EventCounts::default(),
+            stages: Stages::new(window),
+        }
+    }
+
     /// Counts a refusal.
     pub fn refuse(&mut self, name: &'static str) {
         *self.refusals.entry(name).or_default() += 1;
@@ -123,6 +138,8 @@ pub(super) struct EventCounts {
 
 /// The sink of one step.
 pub(super) struct Sink<'a, L> {
+    /// When the step is.
+    pub now: Time,
     /// Where messages go.
     pub links: &'a mut L,
     /// What is left to the host.
@@ -148,16 +165,31 @@ impl<L: Links> Effects for Sink<'_, L> {
     }
 
     fn observe(&mut self, event: Event) {
-        let counts = &mut self.outbox.counts;
+        let Outbox { counts, stages, .. } = &mut *self.outbox;
         match event {
-            Event::Proposed { bundles, .. } => {
+            Event::Proposed {
+                decree,
+                bundles,
+                waited,
+                ..
+            } => {
+                stages.record(Stage::Batch, waited);
+                stages.proposed(decree, self.now);
                 counts.proposals += 1;
                 counts.bundles_proposed += u64::from(bundles);
             }
-            Event::Voted { .. } => counts.votes += 1,
+            Event::Voted { decree, .. } => {
+                stages.proposed(decree, self.now);
+                counts.votes += 1;
+            }
             Event::Learned {
-                path: Path::Votes, ..
-            } => counts.decrees_by_votes += 1,
+                decree,
+                path: Path::Votes,
+                ..
+            } => {
+                stages.learned(decree, self.now);
+                counts.decrees_by_votes += 1;
+            }
             Event::Learned {
                 path: Path::Pull, ..
             } => counts.decrees_by_pull += 1,

@@ -100,6 +100,7 @@ impl<S: StateMachine> Service for Host<S> {
     }
 
     fn turn(&mut self, net: &mut Net, now: Instant) {
+        self.core.end_of_messages(now);
         let links = &mut Direct {
             net,
             clients: &self.clients,

@@ -57,6 +57,7 @@ use twostep_net::{
 
 use crate::admission::ClientDirectory;
 use crate::executor::Executor;
+use crate::letter::Letter;
 use crate::node::core::Core;
 use crate::replica::{Replica, Setup, Standing};
 use crate::state_machine::StateMachine;
@@ -74,6 +75,7 @@ pub mod file;
 mod host;
 mod refused_time;
 mod report;
+mod stages;
 pub mod status;
 pub mod testnet;
 pub mod tunables;
@@ -229,7 +231,7 @@ impl NodeBuilder {
             core: Core::new(identification.clone(), (self.hook)(replica), pool, now),
             executor,
             clients: effects::ClientLinks::default(),
-            letter: crate::letter::Letter::default(),
+            letter: Letter::default(),
             requests,
             stopping,
             faults_allowed: options.faults,

@@ -159,6 +159,7 @@ impl Core {
                 .map(|(name, count)| (name.to_owned(), count))
                 .chain(links.lanes)
                 .collect(),
+            stages: self.outbox.stages.summaries(),
         }
     }
 

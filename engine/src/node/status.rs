@@ -76,6 +76,23 @@ pub struct NodeStatus {
     pub refused_by_peers: BTreeMap<String, u64>,
     /// What happened on links and in the protocol, by name.
     pub counters: BTreeMap<String, u64>,
+    /// Where the time goes: `receive`, `check`, `batch`, `quorum`, `execute`, `reply`, as far as the node has such a stage.
+    pub stages: BTreeMap<String, StageStatus>,
+}
+
+/// How long one stage of the way of a request took since the node started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageStatus {
+    /// How often it was measured.
+    pub count: u64,
+    /// Half of the times. Nanoseconds.
+    pub p50_ns: u64,
+    /// 99 of 100. Nanoseconds.
+    pub p99_ns: u64,
+    /// 999 of 1000. Nanoseconds.
+    pub p999_ns: u64,
+    /// The longest. Nanoseconds.
+    pub max_ns: u64,
 }
 
 /// What a node was told to lie.

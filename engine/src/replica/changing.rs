@@ -11,6 +11,7 @@
 //! ```
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use twostep_crypto::{Signature, Signed};
 use twostep_net::pool::Body;
@@ -326,7 +327,7 @@ impl<R: Rules> Replica<R> {
             if let Some(proposer) = &mut self.proposer {
                 proposer.recover(decree, batch.clone());
             }
-            self.log_proposal(decree, batch, step);
+            self.log_proposal(decree, batch, Duration::ZERO, step);
         }
         if let Some(proposer) = &mut self.proposer {
             proposer.begin(plan.top.max(self.low));

@@ -1,5 +1,7 @@
 //! From a bundle to a vote: what the proposer and the acceptor of a node do.
 
+use std::time::Duration;
+
 use twostep_net::pool::Body;
 
 use super::{BUSY_RETRY_MS, Replica, Say, Standing, Step};
@@ -72,7 +74,9 @@ impl<R: Rules> Replica<R> {
         authentic.unwrap_or_else(|| self.gate.check(&bundle.view(), &bundle.digest()))?;
         let taken = match self.journal {
             JournalState::Full | JournalState::Failed => Err(Refusal::Full),
-            JournalState::Ok | JournalState::Slow => proposer.submit(bundle, &self.tuning),
+            JournalState::Ok | JournalState::Slow => {
+                proposer.submit(bundle, step.now, &self.tuning)
+            }
         };
         taken.map_err(|why| self.busy(client, why, step))
     }
@@ -357,7 +361,8 @@ impl<R: Rules> Replica<R> {
             let Some(proposer) = &mut self.proposer else {
                 return;
             };
-            let Some((decree, batch)) = proposer.next(
+            let Some((decree, batch, since)) = proposer.next(
+                step.now,
                 progress,
                 self.tuning.in_flight_max,
                 bytes_max,
@@ -366,12 +371,19 @@ impl<R: Rules> Replica<R> {
             ) else {
                 return;
             };
-            self.log_proposal(decree, batch, step);
+            let waited = step.now.since(since);
+            self.log_proposal(decree, batch, waited, step);
         }
     }
 
-    /// Logs a proposal, then says it: one value per (r, d), ever.
-    pub(super) fn log_proposal(&mut self, decree: Decree, batch: Batch, step: &mut Step<'_>) {
+    /// Logs a proposal, the first of whose bundles waited so long; then says it: one value per (r, d), ever.
+    pub(super) fn log_proposal(
+        &mut self,
+        decree: Decree,
+        batch: Batch,
+        waited: Duration,
+        step: &mut Step<'_>,
+    ) {
         let regency = self.regency;
         self.recorded.0 += 1;
         step.fx.store(
@@ -386,6 +398,7 @@ impl<R: Rules> Replica<R> {
             decree,
             value: batch.value(),
             bundles: batch.len(),
+            waited,
         });
         self.hold(Say::Propose(regency, decree, batch), step);
     }

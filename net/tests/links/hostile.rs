@@ -158,7 +158,7 @@ impl Raw {
 
     fn sealed(&mut self, message: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        self.sealer().push(&mut out, &[message]);
+        self.sealer().push(&mut out, &[message], &[]);
         self.sealer().seal(&mut out);
         out
     }
