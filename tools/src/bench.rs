@@ -320,10 +320,12 @@ fn config(
         .load
         .config(folder, Some(duration), &stop, LOAD_DEFAULTS)?;
     config.checked &= checked;
+    config.tuning.driver = args.tunables.apply_to_all(NodeOptions::default())?.driver;
     stop_with(interrupt, &stop)?;
     if let Some(Rate::OfPeak(percent)) = args.load.rate {
         let mut peak = args.load.peak(folder, &stop, LOAD_DEFAULTS)?;
         peak.checked &= checked;
+        peak.tuning = config.tuning;
         let peak = twostep_bench::run(peak, |_| {})?;
         if !args.json {
             println!(

@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use twostep_engine::client::{Client, ClientOptions, ClientSetup};
 use twostep_engine::key_value::{KeyValueReply, Operation};
 use twostep_engine::node::ClientFolder;
+use twostep_net::DriverChoice;
 
 use crate::arguments::duration;
 
@@ -23,6 +24,9 @@ pub struct ClientArgs {
     /// How long to wait for f+1 equal answers
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s", global = true)]
     timeout: Duration,
+    /// What moves the bytes: `mio`, `uring` (mio where io_uring is refused) or `auto`
+    #[arg(long, value_name = "NAME", default_value_t, global = true)]
+    driver: DriverChoice,
 }
 
 #[derive(Subcommand)]
@@ -94,6 +98,7 @@ pub fn run(args: &ClientArgs) -> Result<ExitCode> {
     let mut options = ClientOptions::new(setup, nodes);
     options.tuning.carrier = carrier;
     options.connect_timeout = args.timeout;
+    options.tuning.driver = args.driver;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .context("no runtime for the client")?;

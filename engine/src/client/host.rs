@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 
 use twostep_net::pool::Pool;
 use twostep_net::{
-    Carrier, Idle, Limits, LinkDown, LinkId, Net, NetError, Reactor, ReactorConfig, Service, WakeUp,
+    Carrier, DriverChoice, Idle, Limits, LinkDown, LinkId, Net, NetError, Reactor, ReactorConfig,
+    Service, WakeUp,
 };
 
 use super::{CallOutcome, ClientCore, ClientEffects, ClientSetup, OpenError, SessionHandle};
@@ -97,6 +98,8 @@ pub struct LoopTuning {
     pub pin_core: Option<usize>,
     /// How the nodes talk; as the cluster file says.
     pub carrier: Carrier,
+    /// The driver that is asked for.
+    pub driver: DriverChoice,
 }
 
 /// A client with its links, ready to run.
@@ -326,6 +329,7 @@ fn reactor_config(configuration: &Configuration, tuning: LoopTuning) -> ReactorC
         .max(4 * limits.packet.message_bytes_max);
     let mut config = ReactorConfig {
         limits,
+        driver: tuning.driver,
         idle: tuning.idle,
         pin_core: tuning.pin_core,
         ..ReactorConfig::default()

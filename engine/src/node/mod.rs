@@ -349,6 +349,7 @@ fn reactor_config(options: &NodeOptions, bounds: &Bounds, carrier: Carrier) -> R
         .max(4 * limits.packet.message_bytes_max);
     let mut config = ReactorConfig {
         limits,
+        driver: options.driver,
         idle: Idle {
             spin_us: u32::try_from(options.spin_us).unwrap_or(u32::MAX),
             busy_poll: options.busy_poll,

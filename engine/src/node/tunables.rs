@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use twostep_net::DriverChoice;
+
 use crate::configuration::{Limits, Tuning};
 
 /// One line per tunable: name, type, default, unit in `--help`, meaning.
@@ -51,6 +53,7 @@ tunables! {
     state_machine: StateMachineKind = StateMachineKind::KeyValue, "NAME", "What is replicated: `key-value`, or `null`, which does nothing (for measurements)";
     session_table: bool = true, "BOOL", "Execute a request once however often it is ordered; `false` shows what happens without, at every node or at none";
     durability: Durability = Durability::Memory, "MODE", "`memory`: nothing is kept on disk, so a node that starts again only learns, and a power cut counts as a Byzantine fault of every node that it hits";
+    driver: DriverChoice = DriverChoice::Auto, "NAME", "What moves the bytes: `mio`, `uring` (mio where io_uring is refused, and the log says why), or `auto`, which measured best";
     spin_us: u64 = 0, "US", "Look for work so long before sleeping; only where every node has a core of its own";
     busy_poll: bool = false, "BOOL", "Never sleep; only where every node has a core of its own";
     pin_core: Option<usize> = None, "CORE", "Pin the loop to this core; not pinned if not given";
@@ -216,6 +219,16 @@ impl Setting for StateMachineKind {
             StateMachineKind::Null => "null",
         }
         .to_owned()
+    }
+}
+
+impl Setting for DriverChoice {
+    fn read(text: &str) -> Result<Self, String> {
+        text.parse()
+            .map_err(|_| format!("expected auto, mio or uring, found \"{text}\""))
+    }
+    fn show(&self) -> String {
+        self.to_string()
     }
 }
 

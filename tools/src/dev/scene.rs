@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use twostep_bench::config::StopFlag;
 use twostep_bench::{LoadConfig, LoadError, LoadReport, Sample};
+use twostep_engine::node::NodeOptions;
 use twostep_engine::node::status::NodeStatus;
 use twostep_engine::types::NodeId;
 
@@ -110,6 +111,8 @@ impl<'a> Scene<'a> {
         let stop = StopFlag::default();
         let (load, folder) = (&self.args.load, self.cluster.client(0));
         let mut config = load.config(&folder, self.args.duration, &stop, LOAD_DEFAULTS)?;
+        let own = self.args.tunables.apply_to_all(NodeOptions::default())?;
+        config.tuning.driver = own.driver;
         // Who does something at a set time wants to see what it costs: calls that are due whatever happens.
         let rate = load.rate.or((!self.deeds.is_empty()).then_some(Rate::HALF));
         if let Some(Rate::OfPeak(percent)) = rate {
