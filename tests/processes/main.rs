@@ -5,6 +5,7 @@
 mod bench;
 mod command;
 mod dev;
+mod drivers;
 mod faults;
 mod lies;
 mod links;
