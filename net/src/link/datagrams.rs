@@ -372,3 +372,7 @@ fn copy_of(packet: &[u8]) -> Option<Box<[u8; HELLO_BYTES]>> {
 fn mtu_of(limits: PacketLimits) -> u64 {
     limits.packet_bytes_max as u64
 }
+
+#[cfg(test)]
+#[path = "datagrams_tests.rs"]
+mod tests;
