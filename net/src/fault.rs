@@ -3,6 +3,7 @@
 //! Off unless somebody sets a rule, and then the common path pays one branch. Messages are judged before they are sealed and after they are opened, so a
 //! link stays authenticated and its counters stay in order, and the protocol above sees what a bad network would show it. A delayed message
 //! is copied into a bounded store; over the bound it is lost, as in a router. Random delays reorder messages.
+//! Datagrams can also be lost whole, after they are sealed and before they are opened, as on the way.
 //!
 //! The choices come from a seeded generator of this file's own, so that a run can be repeated as far as the timing of threads allows.
 
@@ -34,6 +35,8 @@ pub struct FaultRule {
     pub cut: bool,
     /// Lose this many of a million messages.
     pub loss_ppm: u32,
+    /// Lose this many of a million datagrams, where links are of datagrams: a message in fragments is lost with any of them.
+    pub datagram_loss_ppm: u32,
     /// Deliver this many of a million messages twice.
     pub duplicate_ppm: u32,
     /// Delay every message by at least this.
@@ -133,7 +136,7 @@ impl Faults {
         self.active
     }
 
-    /// Messages lost, duplicated and delayed by rules so far.
+    /// Messages and datagrams lost, messages duplicated and delayed by rules so far.
     #[must_use]
     pub fn counts(&self) -> FaultCounts {
         FaultCounts {
@@ -143,11 +146,23 @@ impl Faults {
         }
     }
 
-    pub(crate) fn judge(&mut self, direction: Direction, peer: Party) -> Verdict {
-        let rule = *self
+    fn rule(&self, direction: Direction, peer: Party) -> FaultRule {
+        *self
             .peers
             .get(&(peer, direction))
-            .unwrap_or(&self.everyone[direction as usize]);
+            .unwrap_or(&self.everyone[direction as usize])
+    }
+
+    /// Whether the next datagram is lost.
+    pub(crate) fn loses_datagram(&mut self, direction: Direction, peer: Party) -> bool {
+        let rule = self.rule(direction, peer);
+        let loses = self.random.chance(rule.datagram_loss_ppm);
+        self.lost += u64::from(loses);
+        loses
+    }
+
+    pub(crate) fn judge(&mut self, direction: Direction, peer: Party) -> Verdict {
+        let rule = self.rule(direction, peer);
         if rule.cut || self.random.chance(rule.loss_ppm) {
             self.lost += 1;
             return Verdict {
@@ -207,7 +222,7 @@ impl Faults {
 /// What the rules have done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FaultCounts {
-    /// Messages lost.
+    /// Messages and datagrams lost.
     pub lost: u64,
     /// Messages delivered twice.
     pub duplicated: u64,

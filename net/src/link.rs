@@ -200,9 +200,7 @@ impl Link {
             };
             let body = session.opener.check(packet)?;
             return match Header::read(packet).kind {
-                kind if Kind::holds_messages(kind) => {
-                    Ok(Step::Data(packet.len(), frames(body)?))
-                }
+                kind if Kind::holds_messages(kind) => Ok(Step::Data(packet.len(), frames(body)?)),
                 kind if kind == Kind::Refuse as u16 => {
                     self.end();
                     Ok(Step::RefusedUs(read_refusal(body)))

@@ -25,9 +25,9 @@ use std::ops::Range;
 
 use twostep_crypto::{MacKey, PROTOCOL_VERSION, Tag};
 
+use crate::replay::Window;
 pub use gaps::GAP_BYTES_MIN;
 use gaps::{GAPS_MAX, Gaps};
-use crate::replay::Window;
 
 /// Bytes before the frames of a packet.
 pub const HEADER_BYTES: usize = 32;

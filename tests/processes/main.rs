@@ -11,3 +11,4 @@ mod lies;
 mod links;
 mod nodes;
 mod support;
+mod udp;

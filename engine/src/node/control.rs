@@ -86,6 +86,8 @@ pub struct Fault {
     pub cut: bool,
     /// Lose this many of a million messages.
     pub loss_ppm: u32,
+    /// Lose this many of a million datagrams, in a cluster over UDP.
+    pub datagram_loss_ppm: u32,
     /// Deliver this many of a million messages twice.
     pub duplicate_ppm: u32,
     /// Delay every message at least so long. Microseconds.

@@ -15,6 +15,7 @@ pub(super) fn set_fault(net: &mut Net, fault: &Fault) {
     let rule = twostep_net::FaultRule {
         cut: fault.cut,
         loss_ppm: fault.loss_ppm,
+        datagram_loss_ppm: fault.datagram_loss_ppm,
         duplicate_ppm: fault.duplicate_ppm,
         delay_min: Duration::from_micros(fault.delay_min_us),
         delay_max: Duration::from_micros(fault.delay_max_us.max(fault.delay_min_us)),

@@ -14,7 +14,7 @@ const RECEIVE_BYTES: usize = 8 << 20;
 fn limits(mtu: usize) -> PacketLimits {
     PacketLimits {
         packet_bytes_max: mtu,
-        message_bytes_max: 100_000,
+        message_bytes_max: 200_000,
     }
 }
 
@@ -125,9 +125,9 @@ impl End {
 
 fn pair(mtu_of_b: usize) -> (End, End) {
     let a = End::new(1, |local| {
-        Link::dial(local, node(2), [1; 16], limits(MTU), 4 << 20)
+        Link::dial(local, node(2), [1; 16], limits(MTU), 8 << 20)
     });
-    let b = End::new(2, |_| Link::accept([2; 16], limits(mtu_of_b), 4 << 20));
+    let b = End::new(2, |_| Link::accept([2; 16], limits(mtu_of_b), 8 << 20));
     (a, b)
 }
 
@@ -170,7 +170,7 @@ fn whatever_is_lost_of_a_handshake_is_said_again() {
             a.link.push_credit();
         }
         assert!(a.up && b.up, "with the losses {lost:06b}");
-        assert_eq!(a.link.send(&[b"hello"]), SendOutcome::Queued);
+        assert_eq!(a.link.send(&[b"hello"], &[]), SendOutcome::Queued);
         converse(&mut a, &mut b, |_| true);
         assert_eq!(b.received, [b"hello"]);
     }
@@ -190,7 +190,7 @@ fn loss_disorder_and_doubles_lose_messages_and_change_none() {
     for round in 0..100 {
         let numbers = round * 8..round * 8 + 8;
         for number in numbers.clone() {
-            assert_eq!(a.link.send(&[&message(number)]), SendOutcome::Queued);
+            assert_eq!(a.link.send(&[&message(number)], &[]), SendOutcome::Queued);
         }
         // Each is doubled, one in twenty is lost, and all come shuffled.
         let mut way: Vec<_> = a
@@ -243,7 +243,10 @@ fn loss_disorder_and_doubles_lose_messages_and_change_none() {
 fn a_lost_fragment_loses_one_message_of_64_kib_and_not_the_next() {
     let (mut a, mut b) = good_pair();
     for fill in [1, 2] {
-        assert_eq!(a.link.send(&[&vec![fill; 65_536]]), SendOutcome::Queued);
+        assert_eq!(
+            a.link.send(&[&vec![fill; 65_536]], &[]),
+            SendOutcome::Queued
+        );
     }
     let mut count = 0;
     converse(&mut a, &mut b, |_| {
@@ -259,7 +262,7 @@ fn what_strangers_send_changes_nothing() {
     let hello = Hello::new(&a.local, node(2), [8; 16]).to_packet_with(MTU as u64);
     let mut forged = Vec::new();
     let mut sealer = Sealer::new(MacKey::from_bytes([0; 32]), limits(MTU), 0);
-    sealer.push(&mut forged, &[b"forged"]);
+    sealer.push(&mut forged, &[b"forged"], &[]);
     sealer.seal(&mut forged);
     let mut refusal = Header {
         length: wire_u32(HEADER_BYTES + 2),
@@ -348,7 +351,7 @@ fn a_close_is_believed_once_it_verifies() {
 fn what_waits_for_credit_leaves_when_it_comes() {
     let (mut a, mut b) = good_pair();
     for _ in 0..40 {
-        assert_eq!(a.link.send(&[&[5; 99_000]]), SendOutcome::Queued);
+        assert_eq!(a.link.send(&[&[5; 99_000]], &[]), SendOutcome::Queued);
     }
     let mut most = 0;
     let mut rounds = 0;

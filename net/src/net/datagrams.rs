@@ -5,10 +5,14 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use twostep_crypto::Party;
+
 use super::Net;
 use super::table::{Phase, Slot, SlotUse};
-use crate::driver::Key;
+use crate::driver::{Driver, Key};
+use crate::fault::{Direction, Faults};
 use crate::link::{Link, LinkId};
+use crate::packet::split;
 use crate::refusal::LinkDown;
 
 /// How often links are looked at.
@@ -175,10 +179,12 @@ impl Net {
         if connection.writable && connection.phase != Phase::Lingering {
             let (bytes, more) = connection.link.outgoing_within_credit();
             let allowed = bytes.len();
-            let count = if allowed == 0 {
-                0
-            } else {
-                self.driver.write(Key(index), bytes).unwrap_or(0)
+            let count = match connection.phase {
+                _ if allowed == 0 => 0,
+                Phase::Up(party) if self.faults.is_active() => {
+                    write_some(&mut *self.driver, &mut self.faults, index, party, bytes)
+                }
+                _ => self.driver.write(Key(index), bytes).unwrap_or(0),
             };
             connection.link.sent_within_credit(count);
             connection.writable = count == allowed;
@@ -203,6 +209,25 @@ impl Net {
             self.look_soon();
         }
     }
+}
+
+/// Writes those datagrams that no fault loses. Returns the bytes of both.
+fn write_some(
+    driver: &mut dyn Driver,
+    faults: &mut Faults,
+    index: u32,
+    party: Party,
+    bytes: &[u8],
+) -> usize {
+    let mut at = 0;
+    while let Ok(Some(packet)) = split(&bytes[at..], usize::MAX) {
+        let lost = faults.loses_datagram(Direction::Out, party);
+        if !lost && driver.write(Key(index), packet).is_err() {
+            break;
+        }
+        at += packet.len();
+    }
+    at
 }
 
 impl super::table::Connection {

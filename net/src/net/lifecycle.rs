@@ -15,8 +15,9 @@ use super::Net;
 use super::peers::Dial;
 use super::table::{Phase, Slot, SlotUse};
 use crate::driver::Key;
+use crate::fault::Direction;
 use crate::link::{Link, LinkId, Step};
-use crate::packet::Fragment;
+use crate::packet::{Fragment, split};
 use crate::refusal::{LinkDown, LinkError};
 
 /// How long a refused connection may take to read why, before it is closed.
@@ -92,6 +93,14 @@ impl Net {
         };
         if LinkId::new(link.index(), *generation) != link || connection.phase == Phase::Lingering {
             return None;
+        }
+        if self.datagrams
+            && self.faults.is_active()
+            && let Phase::Up(party) = connection.phase
+            && self.faults.loses_datagram(Direction::In, party)
+            && let Ok(Some(lost)) = split(bytes, self.limits.packet.packet_bytes_max)
+        {
+            return Some(Step::Done(lost.len()));
         }
         match connection
             .link
