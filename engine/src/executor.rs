@@ -134,6 +134,11 @@ impl<S: StateMachine> Executor<S> {
         }
     }
 
+    /// Takes the replies of the decree that was executed last; `spare` is memory for those of the next one.
+    pub fn take_replies(&mut self, spare: Replies) -> Replies {
+        std::mem::replace(&mut self.replies, spare)
+    }
+
     /// Answers those requests of a retried bundle that were executed already, with the reply in full; none
     /// if there is no such request. Changes nothing that is replicated. It answers from the front, at most
     /// `decree_reply_bytes_max`: the client asks for the rest again.

@@ -286,12 +286,6 @@ pub fn shows_signatures(bytes: &[u8]) -> bool {
     bytes.first().is_some_and(|tag| signed.contains(tag))
 }
 
-/// Whether these bytes, if they are a message, carry bundles to be ordered: told from the first byte, as above.
-#[must_use]
-pub fn carries_bundles(bytes: &[u8]) -> bool {
-    matches!(bytes.first(), Some(&(SUBMIT | PROPOSE)))
-}
-
 fn read_message<'a>(
     reader: &mut Reader<'a>,
     pool: &Pool,

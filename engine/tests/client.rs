@@ -14,6 +14,7 @@ use twostep_engine::client::{
     CallError, CallRefused, Client, ClientOptions, ConnectError, Session,
 };
 use twostep_engine::key_value::{KeyValueReply, Operation};
+use twostep_engine::node::NodeOptions;
 use twostep_engine::quorum::FaultModel;
 
 fn options(cluster: &Cluster) -> ClientOptions {
@@ -55,8 +56,16 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 #[test]
 fn calls_are_executed_once_in_any_number_of_sessions() {
-    for mode in [FaultModel::Fab, FaultModel::Crash] {
-        let cluster = Cluster::start(mode);
+    for (mode, lanes) in [
+        (FaultModel::Fab, 1),
+        (FaultModel::Crash, 1),
+        (FaultModel::Fab, 2),
+    ] {
+        let options_of_nodes = NodeOptions {
+            lanes,
+            ..NodeOptions::default()
+        };
+        let cluster = Cluster::start_with(mode, options_of_nodes);
         block_on(async {
             let client = Client::connect(options(&cluster)).await.unwrap();
             let (one, other) = (

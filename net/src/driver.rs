@@ -60,7 +60,7 @@ pub trait Driver: Send {
         Err(io::Error::new(
             io::ErrorKind::Unsupported,
             format!(
-                "the {} driver cannot share a port among loops; use one lane or another driver",
+                "the {} driver cannot share a port among loops; use one lane, or TCP",
                 self.name()
             ),
         ))

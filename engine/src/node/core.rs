@@ -209,6 +209,29 @@ impl Core {
         self.outbox.stages.turn(|| now.elapsed());
     }
 
+    /// A message that another loop has checked.
+    pub fn prechecked(
+        &mut self,
+        links: &mut impl Links,
+        executing: &mut impl Executing,
+        now: Time,
+        message: Prechecked,
+    ) {
+        let refused = self.outbox.refused;
+        let begun = self.refused.begin(false);
+        let handling = self.outbox.stages.is_sampling().then(Instant::now);
+        let outbox = &mut self.outbox;
+        self.machine
+            .take_prechecked(now, message, &mut Sink { now, links, outbox });
+        self.settle(links, executing, now);
+        if self.outbox.refused > refused {
+            self.refused.end(begun);
+        }
+        if let Some(handling) = handling {
+            self.outbox.stages.handled(handling.elapsed(), true);
+        }
+    }
+
     pub fn misbehave(&mut self, strategy: Option<&str>) -> Answer {
         match self.machine.misbehave(strategy) {
             Ok(()) => {

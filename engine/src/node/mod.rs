@@ -1,4 +1,4 @@
-//! The node: a replica with its execution over real links, in one loop on one thread.
+//! The node: a replica with its execution over real links, in one loop on one thread, or in several with `lanes`.
 //!
 //! ```text
 //!  config.toml, TWOSTEP_*, flags ──► NodeConfig ──► Node::builder(config).build(state machine) ──► run()
@@ -52,13 +52,15 @@ use tracing::{info, warn};
 use twostep_crypto::{PublicIdentity, WeakKey};
 use twostep_net::pool::Pool;
 use twostep_net::{
-    Carrier, Idle, Limits, NetError, Reactor, ReactorConfig, Service, WakeUp, dials, queue,
+    Carrier, Idle, Limits, NetError, Reactor, ReactorConfig, Sleeper, WakeUp, dials, free_address,
+    queue,
 };
 
 use crate::admission::ClientDirectory;
 use crate::executor::Executor;
 use crate::letter::Letter;
 use crate::node::core::Core;
+use crate::node::lanes::{Loops, Plan};
 use crate::replica::{Replica, Setup, Standing};
 use crate::state_machine::StateMachine;
 use crate::types::{NodeId, Party};
@@ -73,6 +75,7 @@ mod effects;
 mod faults;
 pub mod file;
 mod host;
+mod lanes;
 mod refused_time;
 mod report;
 mod stages;
@@ -110,6 +113,9 @@ pub enum NodeError {
     /// Its port or loop.
     #[error(transparent)]
     Net(#[from] NetError),
+    /// One of its threads.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
     /// A client's key.
     #[error("{cluster}: a client's public key cannot be used: {source}", cluster = cluster.display())]
     Client {
@@ -168,24 +174,35 @@ impl NodeBuilder {
         let lock = birth::lock(&folder)?;
         let configuration = Arc::clone(&cluster.configuration);
         let bounds = Bounds::of(&configuration);
-        let mut reactor = Reactor::new(
-            reactor_config(&options, &bounds, cluster.carrier),
-            configuration.scope(),
-            Arc::clone(&identity),
-            Party::Node(node),
-            Parties::of(&cluster),
-        )?;
         let wanted = match options.listen {
             Some(listen) => listen,
             None => cluster.resolve_one(node)?,
         };
-        let listen = reactor.listen(wanted)?;
+        let mut reactors = Vec::new();
+        for lane in 0..options.lanes {
+            reactors.push(Reactor::new(
+                reactor_config(&options, &bounds, cluster.carrier, lane),
+                configuration.scope(),
+                Arc::clone(&identity),
+                Party::Node(node),
+                Parties::of(&cluster),
+            )?);
+        }
+        let listen = listen(&mut reactors, wanted)?;
         for (peer, address) in cluster.resolve()? {
             if peer != node && dials(Party::Node(node), Party::Node(peer)) {
-                reactor.net().dial(Party::Node(peer), address);
+                let lane = usize::from(peer.0) % reactors.len();
+                reactors[lane].net().dial(Party::Node(peer), address);
             }
         }
-        let (sender, requests) = queue::bounded(control::REQUESTS_MAX, reactor.waker());
+        let idle = idle(&options);
+        let sleeper = Sleeper::new(idle);
+        let waker = if options.lanes == 1 {
+            reactors[0].waker()
+        } else {
+            sleeper.waker()
+        };
+        let (sender, requests) = queue::bounded(control::REQUESTS_MAX, waker.clone());
         let control = control::Server::start(&folder, sender)?;
         // Only what cannot fail any more comes after the start is on record.
         let words = format!("node {node} of cluster {} has run", configuration.cluster());
@@ -216,31 +233,46 @@ impl NodeBuilder {
             cluster,
             listen,
         };
-        let driver = format!(
-            "{} ({})",
-            reactor.net().driver_name(),
-            reactor.net().driver_why()
-        );
-        identification.log(standing, self.first_start, &driver);
+        let net = reactors[0].net();
+        let driver = format!("{} ({})", net.driver_name(), net.driver_why());
+        identification.log(standing, self.first_start, &driver, options.lanes);
         let stopping = Arc::new(AtomicBool::new(false));
         let stopper = Stopper {
             stopping: Arc::clone(&stopping),
-            waker: reactor.waker(),
+            waker,
         };
-        let host = host::Host {
-            core: Core::new(identification.clone(), (self.hook)(replica), pool, now),
-            executor,
-            clients: effects::ClientLinks::default(),
-            letter: Letter::default(),
-            requests,
-            stopping,
-            faults_allowed: options.faults,
-            refusal_lines: core::LineLimit::new(now),
+        let precheck = replica.precheck();
+        let core = Core::new(identification.clone(), (self.hook)(replica), pool, now);
+        let faults_allowed = options.faults;
+        let work: Box<dyn FnOnce() -> Result<(), NodeError>> = if options.lanes == 1 {
+            let mut reactor = reactors.remove(0);
+            let mut host = host::Host {
+                core,
+                executor,
+                clients: effects::ClientLinks::default(),
+                letter: Letter::default(),
+                requests,
+                stopping,
+                faults_allowed,
+                refusal_lines: core::LineLimit::new(now),
+            };
+            Box::new(move || Ok(reactor.run(&mut host)?))
+        } else {
+            let loops = Loops::new(Plan {
+                core,
+                executor,
+                precheck,
+                requests,
+                stopping,
+                faults_allowed,
+                idle,
+                lanes: reactors.iter().map(Reactor::waker).collect(),
+                sleeper,
+            });
+            Box::new(move || loops.run(reactors, &options.pin))
         };
-        let host = Box::new(host);
         Ok(Node {
-            reactor,
-            host,
+            work,
             identification,
             stopper,
             _control: control,
@@ -249,10 +281,21 @@ impl NodeBuilder {
     }
 }
 
+/// Listens at one address with every loop: alone, or shared among them.
+fn listen(reactors: &mut [Reactor], wanted: SocketAddr) -> Result<SocketAddr, NetError> {
+    if let [reactor] = reactors {
+        return reactor.listen(wanted);
+    }
+    let address = free_address(wanted)?;
+    for reactor in reactors {
+        reactor.listen_shared(address)?;
+    }
+    Ok(address)
+}
+
 /// A node that listens, and takes part once it [runs](Node::run).
 pub struct Node {
-    reactor: Reactor,
-    host: Box<dyn Service>,
+    work: Box<dyn FnOnce() -> Result<(), NodeError>>,
     identification: Identification,
     stopper: Stopper,
     _control: control::Server,
@@ -285,9 +328,9 @@ impl Node {
     /// Takes part until it is stopped.
     ///
     /// # Errors
-    /// [`NodeError::Net`] when the loop cannot start or fails.
-    pub fn run(mut self) -> Result<(), NodeError> {
-        self.reactor.run(&mut *self.host)?;
+    /// [`NodeError::Net`] when a loop cannot start or fails, [`NodeError::Thread`] when it gets no thread.
+    pub fn run(self) -> Result<(), NodeError> {
+        (self.work)()?;
         info!("node {} ends", self.identification.node);
         Ok(())
     }
@@ -309,14 +352,14 @@ impl Stopper {
 }
 
 impl Identification {
-    fn log(&self, standing: Standing, first_start: bool, driver: &str) {
+    fn log(&self, standing: Standing, first_start: bool, driver: &str, lanes: usize) {
         let configuration = &self.cluster.configuration;
         let roles = configuration
             .member(self.node)
             .map(|member| member.roles)
             .unwrap_or_default();
         info!(
-            "node {} ({}) of cluster {}: mode {}, f = {}, listens on {}; driver {driver}; durability memory",
+            "node {} ({}) of cluster {}: mode {}, f = {}, listens on {}; driver {driver}; lanes {lanes}; durability memory",
             self.node,
             roles_in_words(roles),
             configuration.cluster(),
@@ -337,7 +380,19 @@ impl Identification {
     }
 }
 
-fn reactor_config(options: &NodeOptions, bounds: &Bounds, carrier: Carrier) -> ReactorConfig {
+fn idle(options: &NodeOptions) -> Idle {
+    Idle {
+        spin_us: u32::try_from(options.spin_us).unwrap_or(u32::MAX),
+        busy_poll: options.busy_poll,
+    }
+}
+
+fn reactor_config(
+    options: &NodeOptions,
+    bounds: &Bounds,
+    carrier: Carrier,
+    lane: usize,
+) -> ReactorConfig {
     let mut limits = Limits::default();
     limits.packet.message_bytes_max = limits
         .packet
@@ -350,11 +405,8 @@ fn reactor_config(options: &NodeOptions, bounds: &Bounds, carrier: Carrier) -> R
     let mut config = ReactorConfig {
         limits,
         driver: options.driver,
-        idle: Idle {
-            spin_us: u32::try_from(options.spin_us).unwrap_or(u32::MAX),
-            busy_poll: options.busy_poll,
-        },
-        pin_core: options.pin_core,
+        idle: idle(options),
+        pin_core: options.pin.of(lane),
         ..ReactorConfig::default()
     };
     carrier.apply(&mut config);

@@ -60,8 +60,8 @@ impl RefusedTime {
     }
 }
 
-/// CPU time of this thread, which is the loop's.
-fn thread_time() -> Duration {
+/// CPU time of this thread, which is a loop's.
+pub(super) fn thread_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::try_from(time).unwrap_or_default()
 }

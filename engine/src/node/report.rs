@@ -14,7 +14,7 @@ use crate::state_machine::StateMachine;
 use crate::types::{Decree, Digest, NodeId, Party, Time};
 
 /// What the links of a node have done, and which are up: those of one loop, or of all lanes together.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct LinksReport {
     /// Counts of all loops.
     pub counters: Counters,
@@ -37,6 +37,25 @@ impl LinksReport {
             peers: net.peers().collect(),
             client_links,
             lanes: Vec::new(),
+        }
+    }
+
+    /// Adds that of another loop of the same node.
+    pub fn add(&mut self, other: LinksReport) {
+        self.counters.add(&other.counters);
+        self.client_links += other.client_links;
+        self.lanes.extend(other.lanes);
+        for peer in other.peers {
+            match self.peers.iter_mut().find(|one| one.party == peer.party) {
+                // The loop with the link knows best, then the one that dials.
+                Some(known)
+                    if known.link.is_none() && (peer.link.is_some() || known.dialled.is_none()) =>
+                {
+                    *known = peer;
+                }
+                Some(_) => {}
+                None => self.peers.push(peer),
+            }
         }
     }
 }

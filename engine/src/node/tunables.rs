@@ -9,6 +9,7 @@ use std::time::Duration;
 use twostep_net::DriverChoice;
 
 use crate::configuration::{Limits, Tuning};
+use crate::node::lanes::LANES_MAX;
 
 /// One line per tunable: name, type, default, unit in `--help`, meaning.
 macro_rules! tunables {
@@ -56,10 +57,14 @@ tunables! {
     driver: DriverChoice = DriverChoice::Auto, "NAME", "What moves the bytes: `mio`, `uring` (mio where io_uring is refused, and the log says why), or `auto`, which measured best";
     spin_us: u64 = 0, "US", "Look for work so long before sleeping; only where every node has a core of its own";
     busy_poll: bool = false, "BOOL", "Never sleep; only where every node has a core of its own";
-    pin_core: Option<usize> = None, "CORE", "Pin the loop to this core; not pinned if not given";
+    lanes: usize = 1, "N", "Loops that share the node's links, besides which one orders and one executes: N + 2 busy threads; 1 does everything in one loop, which is best below three cores per node";
+    pin: Cores = Cores::default(), "CORES", "Pin the loops to these cores, such as `2` or `0,4-7`: the lanes in turn, then the one that orders, then the one that executes; not pinned if not given";
     faults: bool = false, "BOOL", "Let the control socket inject faults (`fault` requests): for tests only";
     log_filter: String = "info".to_owned(), "FILTER", "What is logged, as a filter of the tracing crate, for example `warn,twostep_net=debug`";
 }
+
+/// Numbers of cores are below this: a flag must not make a long list.
+const CORES_MAX: usize = 1024;
 
 /// One tunable: how it is called, what it means, how it is set.
 pub struct Tunable {
@@ -110,6 +115,18 @@ pub enum StateMachineKind {
     Null,
 }
 
+/// Cores of this machine, in the order in which loops are pinned to them; loops beyond the last begin anew with the first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cores(Vec<usize>);
+
+impl Cores {
+    /// The core of the loop with this number; none if loops are not pinned.
+    #[must_use]
+    pub fn of(&self, number: usize) -> Option<usize> {
+        self.0.get(number.checked_rem(self.0.len())?).copied()
+    }
+}
+
 /// What survives a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
@@ -146,6 +163,7 @@ impl NodeOptions {
         within("log_decrees", self.log_decrees, window, 1 << 30)?;
         within("log_bytes", self.log_bytes, body, 1 << 44)?;
         within("spin_us", self.spin_us, 0, 10_000)?;
+        within("lanes", self.lanes, 1, LANES_MAX)?;
         if self.pool_bytes < bodies {
             return Err(format!(
                 "pool_bytes = {} is below {bodies}, the {window} open decrees times the largest body of {body} bytes; \
@@ -202,6 +220,32 @@ impl<T: Setting> Setting for Option<T> {
     }
     fn show(&self) -> String {
         self.as_ref().map_or(String::new(), Setting::show)
+    }
+}
+
+impl Setting for Cores {
+    fn read(text: &str) -> Result<Self, String> {
+        let expected = || format!("expected cores such as 2 or 0,4-7, found \"{text}\"");
+        let number = |text: &str| {
+            text.trim()
+                .parse::<usize>()
+                .ok()
+                .filter(|core| *core < CORES_MAX)
+        };
+        let mut cores = Vec::new();
+        for part in text.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last) = number(first).zip(number(last)).ok_or_else(expected)?;
+            if first > last {
+                return Err(expected());
+            }
+            cores.extend(first..=last);
+        }
+        Ok(Cores(cores))
+    }
+    fn show(&self) -> String {
+        let cores: Vec<String> = self.0.iter().map(usize::to_string).collect();
+        cores.join(",")
     }
 }
 
@@ -268,6 +312,20 @@ mod tests {
             Tuning::default(),
             "one default for library and command"
         );
+    }
+
+    #[test]
+    fn cores_are_given_one_by_one_and_in_ranges() {
+        let cores = Cores::read("2, 4-6").unwrap();
+        assert_eq!(cores.show(), "2,4,5,6");
+        assert_eq!(Cores::read(&cores.show()), Ok(cores.clone()));
+        let of = |number| cores.of(number);
+        assert_eq!([of(0), of(3), of(4)], [Some(2), Some(6), Some(2)]);
+        assert_eq!(Cores::default().of(0), None);
+        for bad in ["", "x", "3-2", "1,", "0-4000000000", "-1"] {
+            let why = Cores::read(bad).unwrap_err();
+            assert!(why.starts_with("expected cores such as"), "{bad}: {why}");
+        }
     }
 
     #[test]

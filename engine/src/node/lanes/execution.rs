@@ -1,0 +1,266 @@
+//! The execution loop: it owns the state machine and the session table, and does its tasks in their order.
+//!
+//! One queue carries delivered batches and questions, so a lookup sees every decree that was delivered before it was asked, as it does in a node with
+//! one lane. The replica delivers at most a window ahead of what was executed, and the order loop keeps at most [`QUESTIONS_MAX`] questions open, so
+//! neither queue can overflow.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use twostep_net::{Sleeper, WakeUp, queue};
+
+use crate::batch::Batch;
+use crate::executor::{Executed, Executor};
+use crate::machine::{Input, Question, Replies};
+use crate::message::RequestNames;
+use crate::node::core::Executing;
+use crate::node::refused_time::thread_time;
+use crate::node::report::ExecutionReport;
+use crate::state_machine::StateMachine;
+use crate::types::{ClientId, Decree, Digest, NodeId};
+
+/// Questions that are open at once; those beyond it are dropped, and whoever asks asks again.
+const QUESTIONS_MAX: usize = 1024;
+/// Status reports that are open at once: the order loop collects one at a time.
+const REPORTS_MAX: usize = 1;
+
+/// What the execution loop is to do.
+#[derive(Debug)]
+enum Task {
+    Execute(Decree, Batch),
+    Answer(Question),
+    Report { digests: bool },
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// A decree was executed.
+    Executed {
+        /// Which one.
+        decree: Decree,
+        /// What became of its requests.
+        replies: Replies,
+        /// The running digest of all results.
+        results: Digest,
+        /// How long it took.
+        took: Duration,
+    },
+    /// A retry was looked up.
+    Found(Replies),
+    /// A proposer's question was answered.
+    Settled {
+        /// Whose question.
+        asker: NodeId,
+        /// Whose requests.
+        client: ClientId,
+        /// Those that are settled, as [`RequestNames`] carry them.
+        names: Vec<u8>,
+    },
+    /// There is nothing to tell.
+    Nothing,
+    /// How far execution has come, and what it cost. Microseconds.
+    Report(ExecutionReport, u64),
+}
+
+/// The two ends of the execution loop: the loop itself, and what the order loop has of it.
+pub(super) fn execution<S: StateMachine>(
+    executor: Executor<S>,
+    window: u64,
+    sleeper: Sleeper,
+    order: WakeUp,
+    stopping: Arc<AtomicBool>,
+) -> (ExecutionLoop<S>, Remote) {
+    let window = usize::try_from(window).expect("a window is small");
+    let room = window + QUESTIONS_MAX + REPORTS_MAX;
+    let (tasks, to_do) = queue::bounded(room, sleeper.waker());
+    let (outcomes, done) = queue::bounded(room, order);
+    // Nobody waits for replies that come back.
+    let (back, spent) = queue::bounded(room, WakeUp::new(|| {}));
+    let execution = ExecutionLoop {
+        executor,
+        tasks: to_do,
+        outcomes,
+        spent,
+        sleeper,
+        stopping,
+    };
+    let remote = Remote {
+        tasks,
+        outcomes: done,
+        spent: back,
+        questions: 0,
+        questions_dropped: 0,
+    };
+    (execution, remote)
+}
+
+/// Executes on its own thread.
+pub(super) struct ExecutionLoop<S: StateMachine> {
+    executor: Executor<S>,
+    tasks: queue::Receiver<Task>,
+    outcomes: queue::Sender<Outcome>,
+    /// Replies that were sent, for reuse.
+    spent: queue::Receiver<Replies>,
+    sleeper: Sleeper,
+    stopping: Arc<AtomicBool>,
+}
+
+impl<S: StateMachine> ExecutionLoop<S> {
+    /// Works until the node ends.
+    pub fn run(mut self) {
+        while !self.stopping.load(Ordering::Acquire) {
+            let now = Instant::now();
+            let worked = self.turn();
+            self.sleeper.wait(now, worked, None);
+        }
+    }
+
+    #[cfg(test)]
+    pub fn executor(&self) -> &Executor<S> {
+        &self.executor
+    }
+
+    /// Does what there is to do; whether there was anything.
+    pub fn turn(&mut self) -> bool {
+        let mut worked = false;
+        while let Some(task) = self.tasks.receive() {
+            worked = true;
+            let outcome = self.perform(task);
+            match self.outcomes.send(outcome) {
+                Ok(()) => {}
+                Err(queue::SendError::Full(_)) => {
+                    unreachable!("there is room for the outcomes of all tasks that may be open")
+                }
+                // The node is ending.
+                Err(queue::SendError::Closed(_)) => return worked,
+            }
+        }
+        worked
+    }
+
+    fn perform(&mut self, task: Task) -> Outcome {
+        match task {
+            Task::Execute(decree, batch) => {
+                let begun = Instant::now();
+                let results = self.executor.execute(decree, &batch).results;
+                let spare = self.spent.receive().unwrap_or_default();
+                Outcome::Executed {
+                    decree,
+                    replies: self.executor.take_replies(spare),
+                    results,
+                    took: begun.elapsed(),
+                }
+            }
+            Task::Answer(question) => match self.executor.answer(&question) {
+                Some(Input::Found(replies)) => Outcome::Found(replies.clone()),
+                Some(Input::Settled { asker, names }) => Outcome::Settled {
+                    asker,
+                    client: names.client,
+                    names: names.bytes().to_vec(),
+                },
+                _ => Outcome::Nothing,
+            },
+            Task::Report { digests } => {
+                let cpu_us = u64::try_from(thread_time().as_micros()).unwrap_or(u64::MAX);
+                Outcome::Report(ExecutionReport::of(&self.executor, digests), cpu_us)
+            }
+        }
+    }
+}
+
+/// The execution loop, as the order loop has it.
+#[derive(Debug)]
+pub(super) struct Remote {
+    tasks: queue::Sender<Task>,
+    outcomes: queue::Receiver<Outcome>,
+    spent: queue::Sender<Replies>,
+    questions: usize,
+    questions_dropped: u64,
+}
+
+impl Remote {
+    /// What was done meanwhile, oldest first.
+    pub fn outcome(&mut self) -> Option<Outcome> {
+        let outcome = self.outcomes.receive()?;
+        match outcome {
+            Outcome::Found(_) | Outcome::Settled { .. } | Outcome::Nothing => self.questions -= 1,
+            Outcome::Executed { .. } | Outcome::Report(..) => {}
+        }
+        Some(outcome)
+    }
+
+    /// Whether something was done that was not taken yet.
+    pub fn has_outcome(&self) -> bool {
+        !self.outcomes.is_empty()
+    }
+
+    /// Gives replies back when they are sent.
+    pub fn give_back(&mut self, replies: Replies) {
+        // If there is no room the memory is given up.
+        let _ = self.spent.send(replies);
+    }
+
+    /// Asks for a report; one at a time.
+    pub fn ask_report(&mut self, digests: bool) {
+        self.put(Task::Report { digests });
+    }
+
+    /// Questions that found no room.
+    pub fn questions_dropped(&self) -> u64 {
+        self.questions_dropped
+    }
+
+    fn put(&mut self, task: Task) {
+        // If the other end is gone the node is ending.
+        if let Err(queue::SendError::Full(_)) = self.tasks.send(task) {
+            unreachable!("there is room for all tasks that may be open");
+        }
+    }
+}
+
+impl Executing for Remote {
+    fn execute(&mut self, decree: Decree, batch: Batch) -> Option<Executed<'_>> {
+        self.put(Task::Execute(decree, batch));
+        None
+    }
+
+    fn answer(&mut self, question: Question) -> Option<Input<'_>> {
+        if self.questions == QUESTIONS_MAX {
+            self.questions_dropped += 1;
+            return None;
+        }
+        self.questions += 1;
+        self.put(Task::Answer(question));
+        None
+    }
+}
+
+impl Outcome {
+    /// The input of the replica that it becomes, if any; reports are the host's.
+    pub fn input(&self) -> Option<Input<'_>> {
+        match self {
+            Outcome::Executed {
+                decree,
+                replies,
+                results,
+                ..
+            } => Some(Input::Executed {
+                decree: *decree,
+                replies,
+                results: *results,
+            }),
+            Outcome::Found(replies) => Some(Input::Found(replies)),
+            Outcome::Settled {
+                asker,
+                client,
+                names,
+            } => Some(Input::Settled {
+                asker: *asker,
+                names: RequestNames::new(*client, names)?,
+            }),
+            Outcome::Nothing | Outcome::Report(..) => None,
+        }
+    }
+}
