@@ -7,7 +7,7 @@
 //! | regency in a reply | moves the belief who leads; f+1 replicas must be that far |
 //! | `Busy` of the believed leader | new calls wait, retries too, for at most one time-out |
 //! | `WantSignature` for a bundle that it sent with tags | its signature; if the believed leader asks, it signs all bundles until another leader is believed in, and sends again signed what it had sent with tags |
-//! | time-out of a call | sent again, *signed*, to all proposers and learners; backs off |
+//! | time-out of a call | sent again, *signed*, to all proposers and learners; backs off, and waits longer where answers take longer |
 //! | deadline of a call | `Unknown`; `Busy` if it was never sent |
 //!
 //! Cost per call in steady state: its bytes are copied into the slot and into the bundle, each learner's reply is
@@ -20,6 +20,7 @@ use std::time::Duration;
 use twostep_crypto::{Identity, MacKey, Scope, WeakKey, authenticator_key};
 
 use super::leader::Belief;
+use super::patience::Patience;
 use super::sender::Sender;
 use super::session::{Session, State};
 use super::tally::Verdict;
@@ -33,7 +34,8 @@ use crate::types::{ClientId, Digest, NodeId, NodeSet, Regency, Seq, SessionId, T
 /// What a client may choose for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientTuning {
-    /// How long to wait for an answer before the first retry. Each further retry waits twice as long.
+    /// How long to wait for an answer before the first retry, at least: where answers take longer than that, it is what
+    /// they take and four times the deviation of it. Each further retry waits twice as long.
     pub retry: Duration,
     /// The longest wait between two retries.
     pub retry_max: Duration,
@@ -181,8 +183,9 @@ pub struct ClientCore {
     unresolved: usize,
     /// When a call is due or its deadline passes, at the earliest; `None` if there is none.
     sweep_at: Option<Time>,
-    /// Until when the leader asked for patience.
+    /// Until when the leader asked to wait.
     hold_until: Time,
+    patience: Patience,
     counters: ClientCounters,
 }
 
@@ -227,6 +230,7 @@ impl ClientCore {
             unresolved: 0,
             sweep_at: None,
             hold_until: Time(0),
+            patience: Patience::new(tuning.retry, tuning.retry_max),
             counters: ClientCounters::default(),
             sender: Sender::new(configuration, identity, keys, client, tuning.signed),
         }
@@ -393,7 +397,7 @@ impl ClientCore {
                 }
                 for entry in entries.iter() {
                     match entry {
-                        Ok(reply) => self.hear_reply(from, &reply, fx),
+                        Ok(reply) => self.hear_reply(now, from, &reply, fx),
                         Err(_) => {
                             self.counters.malformed += 1;
                             return;
@@ -467,10 +471,10 @@ impl ClientCore {
 
     /// Starts the clocks of a call whose slot is taken, and lists it to be sent.
     fn begin_call(&mut self, index: u32, place: usize, token: u64, now: Time) {
-        let (due, deadline) = (now + self.tuning.retry, now + self.tuning.deadline);
+        let (due, deadline) = (now + self.patience.wait(), now + self.tuning.deadline);
         let session = &mut self.sessions[index as usize];
         let call = &mut session.calls[place];
-        (call.token, call.due, call.deadline) = (token, due, deadline);
+        (call.token, call.since, call.due, call.deadline) = (token, now, due, deadline);
         if !session.listed {
             session.listed = true;
             self.fresh.push(index);
@@ -483,8 +487,9 @@ impl ClientCore {
         if !self.belief.hear(from, regency) {
             return;
         }
-        // What the old leader has may be lost, and neither its patience nor its wish for signatures is the new one's.
+        // What the old leader has may be lost, and nothing that it took or wished is the new one's.
         self.hold_until = Time(0);
+        self.patience.forget();
         self.sender.sign_for_now(false);
         self.send_again(now);
     }
@@ -524,7 +529,13 @@ impl ClientCore {
         }
     }
 
-    fn hear_reply(&mut self, from: NodeId, reply: &Reply<'_>, fx: &mut dyn ClientEffects) {
+    fn hear_reply(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        reply: &Reply<'_>,
+        fx: &mut dyn ClientEffects,
+    ) {
         let Some((index, place)) = self.find(reply) else {
             self.counters.late += 1;
             return;
@@ -550,6 +561,9 @@ impl ClientCore {
             generation: session.generation,
         };
         let decree = winner.decree;
+        if call.sent == 1 {
+            self.patience.answered(now.since(call.since));
+        }
         match winner.verdict {
             Verdict::Executed => {
                 fx.done(
@@ -654,8 +668,7 @@ impl ClientCore {
                 if targets.is_empty() {
                     call.due = now + self.tuning.retry;
                 } else {
-                    let backoff = self.tuning.retry.saturating_mul(1 << call.sent.min(16));
-                    call.due = now + backoff.min(self.tuning.retry_max.max(self.tuning.retry));
+                    call.due = now + self.patience.wait_after(call.sent);
                     call.sent = call.sent.saturating_add(1);
                     session.unsent &= !(1 << place);
                     let proof = self.sender.proof(RequestKind::Open);

@@ -19,6 +19,7 @@ pub mod core;
 pub mod facade;
 pub mod host;
 mod leader;
+mod patience;
 mod sender;
 mod session;
 mod tagged;

@@ -33,6 +33,8 @@ pub(super) struct Call {
     pub(super) seq: Seq,
     /// The host's name for it.
     pub(super) token: u64,
+    /// When it was made.
+    pub(super) since: Time,
     /// When the host wants an end of it.
     pub(super) deadline: Time,
     /// When it is to be sent (again) to everybody.
