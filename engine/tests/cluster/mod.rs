@@ -1,7 +1,7 @@
 //! A cluster of real nodes over loopback, each on a thread of this process.
 
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use twostep_engine::configuration::Limits;
@@ -9,6 +9,7 @@ use twostep_engine::key_value::KeyValue;
 use twostep_engine::node::testnet::{TestnetPlan, client_folder, create, node_folder};
 use twostep_engine::node::{ClientFolder, Node, NodeConfig, NodeOptions, Stopper};
 use twostep_engine::quorum::FaultModel;
+use twostep_engine::state_machine::StateMachine;
 use twostep_engine::types::NodeId;
 
 /// Ends its nodes and removes its folders when dropped.
@@ -25,6 +26,16 @@ impl Cluster {
 
     /// The same, with other options for every node.
     pub fn start_with(mode: FaultModel, options: NodeOptions) -> Cluster {
+        Cluster::start_as(mode, options, Limits::default(), KeyValue::new)
+    }
+
+    /// The same, with other limits and another state machine.
+    pub fn start_as<S: StateMachine + 'static>(
+        mode: FaultModel,
+        options: NodeOptions,
+        limits: Limits,
+        state_machine: fn() -> S,
+    ) -> Cluster {
         let folder = tempfile::tempdir().unwrap();
         // All ports are held until all are chosen, so that they differ.
         let held: Vec<TcpListener> = (0..mode.acceptors(1))
@@ -41,7 +52,7 @@ impl Cluster {
             admission: None,
             addresses,
             clients: 1,
-            limits: Limits::default(),
+            limits,
             options,
             carrier: Default::default(),
             misbehaviour: false,
@@ -50,7 +61,7 @@ impl Cluster {
         let nodes = configuration
             .nodes()
             .iter()
-            .map(|node| Some(start_node(folder.path(), node)))
+            .map(|node| Some(start_node(folder.path(), node, state_machine)))
             .collect();
         Cluster { nodes, folder }
     }
@@ -58,6 +69,16 @@ impl Cluster {
     /// The folder of the client.
     pub fn client(&self) -> ClientFolder {
         ClientFolder::load(&client_folder(self.folder.path(), 0)).unwrap()
+    }
+
+    /// The folders of the nodes, where their control sockets are.
+    pub fn node_folders(&self) -> Vec<PathBuf> {
+        (0..self.nodes.len())
+            .map(|node| {
+                let node = NodeId(u16::try_from(node).unwrap());
+                node_folder(self.folder.path(), node)
+            })
+            .collect()
     }
 
     /// Stops one node for good.
@@ -75,13 +96,17 @@ impl Drop for Cluster {
     }
 }
 
-fn start_node(folder: &Path, node: NodeId) -> (Stopper, JoinHandle<()>) {
+fn start_node<S: StateMachine + 'static>(
+    folder: &Path,
+    node: NodeId,
+    state_machine: fn() -> S,
+) -> (Stopper, JoinHandle<()>) {
     let config = NodeConfig::load(&node_folder(folder, node).join("config.toml"), &[]).unwrap();
     let (sender, stopper) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
         let node = Node::builder(config)
             .first_start(true)
-            .build(KeyValue::new())
+            .build(state_machine())
             .unwrap();
         sender.send(node.stopper()).unwrap();
         node.run().unwrap();
