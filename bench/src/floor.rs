@@ -15,6 +15,8 @@
 //! client ──► leader ──► acceptors ──► learners ──► client      frames: length u32 | kind u8 | number u64 | …
 //! ```
 //!
+//! By datagrams only lone operations are replayed: under load some would be lost, and what repairs that is the protocol.
+//!
 //! [`links`] coalesces as the real links do: one buffer for each other process, written at the end of each turn; 32 bytes
 //! stand in for the header of each packet. [`node`] and [`client`] are the two kinds of processes.
 
@@ -50,6 +52,9 @@ pub struct FloorPlan {
     pub pattern: pattern::Pattern,
     /// The driver that the real nodes are told to use, by its name.
     pub driver: String,
+    /// Most bytes of a datagram, where the real nodes talk by datagrams; none for streams. Nothing repairs loss here, so
+    /// datagrams serve lone operations only.
+    pub datagram_bytes: Option<usize>,
     /// Microseconds to look for work before sleeping, as the real nodes are told.
     pub spin_us: u32,
     /// Whether never to sleep, as the real nodes are told.

@@ -30,6 +30,7 @@ fn the_floor_replays_and_carries_load() {
             pattern: Pattern::new(&lab::configuration(mode, 1), 4, &trace, &many, 9),
             trace,
             driver: "auto".to_owned(),
+            datagram_bytes: None,
             spin_us: 0,
             busy_poll: false,
         };

@@ -19,10 +19,9 @@ use crate::packet::{HEADER_BYTES, Header, Kind, read_u32, read_u64, wire_u32};
 use crate::refusal::LinkError;
 
 /// Stands where a tag stands later, in every version: by it a Hello is known before anything else about it is.
-pub(crate) const MAGIC: [u8; 16] = *b"twostep link v1+";
+pub const MAGIC: [u8; 16] = *b"twostep link v1+";
 /// Bytes of a Hello packet.
-pub(crate) const HELLO_BYTES: usize =
-    HEADER_BYTES + 32 + 4 + 2 * Party::ENCODED_BYTES + 64 + 16 + 16;
+pub const HELLO_BYTES: usize = HEADER_BYTES + 32 + 4 + 2 * Party::ENCODED_BYTES + 64 + 16 + 16;
 
 /// What one side keeps for all its links.
 pub(crate) struct Local {

@@ -52,7 +52,7 @@ pub mod uring;
 pub use choice::{Carrier, DriverChoice, Transport, UnknownDriver};
 pub use counters::Counters;
 pub use fault::{Direction, FaultRule, Faults};
-pub use hello::Directory;
+pub use hello::{Directory, HELLO_BYTES, MAGIC};
 pub use link::{LinkId, PeerIdentity, SendOutcome, dials};
 pub use net::{Limits, Net, PeerState};
 pub use pool::{Body, BodyMut, Pool};

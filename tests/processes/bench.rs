@@ -54,6 +54,70 @@ fn the_floor_stands_beside_the_real_cluster() {
 }
 
 #[test]
+fn by_datagrams_a_lone_operation_stands_beside_the_floor() {
+    let report = bench(&[
+        "--floor",
+        "--rounds",
+        "1",
+        "--for",
+        "200ms",
+        "--transport",
+        "udp",
+    ]);
+    for path in [
+        "/ops_per_s",
+        "/lone/p50_us",
+        "/floor/p50_us",
+        "/ratio/latency",
+    ] {
+        positive(&report, path);
+    }
+    let unmeasured = [&report["floor"]["ops_per_s"], &report["ratio"]["cpu"]];
+    assert!(
+        unmeasured.iter().all(|field| field.is_null()),
+        "nothing repairs loss on the floor: {report}"
+    );
+}
+
+#[test]
+fn a_report_is_one_page_for_a_load_and_for_a_comparison() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = |name: &str, more: &[&str]| {
+        let file = folder.path().join(name);
+        let mut arguments = vec!["--report", file.to_str().unwrap()];
+        arguments.extend(more);
+        bench(&arguments);
+        std::fs::read_to_string(file).unwrap()
+    };
+    let load = page("load.html", &["--for", "1200ms", "--rate", "10%"]);
+    let comparison = page(
+        "floor.html",
+        &["--floor", "--rounds", "1", "--for", "100ms"],
+    );
+    for part in [
+        "Throughput over time",
+        "Latency by percentile",
+        "calls due per second",
+    ] {
+        assert!(load.contains(part), "{part}");
+    }
+    for part in [
+        "Real over floor",
+        "loaded, floor",
+        "Latency of a lone operation",
+    ] {
+        assert!(comparison.contains(part), "{part}");
+    }
+    for html in [load, comparison] {
+        assert!(html.starts_with("<!doctype html>") && html.contains("<polyline"));
+        assert!(
+            !html.contains("http:") && !html.contains("src="),
+            "it needs nothing else"
+        );
+    }
+}
+
+#[test]
 fn what_a_load_cost_is_in_its_report() {
     let report = bench(&["--for", "200ms", "--state-machine", "null"]);
     let cpu = positive(&report, "/cpu_us_per_op");

@@ -258,6 +258,7 @@ fn compare(
         mode,
         f: args.f,
         options: options.clone(),
+        carrier: args.carrier.carrier()?,
         rounds: args.rounds,
         slice: args.duration.unwrap_or(SLICE),
         quiet: args.json,

@@ -11,6 +11,7 @@ use twostep_bench::report::Percentile;
 use twostep_bench::{LoadConfig, LoadReport};
 use twostep_engine::node::tunables::{NodeOptions, StateMachineKind};
 use twostep_engine::quorum::FaultModel;
+use twostep_net::{Carrier, Transport};
 
 use crate::cluster::LocalCluster;
 use crate::floor::FloorCluster;
@@ -26,6 +27,8 @@ pub struct Plan {
     pub f: usize,
     /// What every node is told; the state machine is chosen here.
     pub options: NodeOptions,
+    /// How nodes and clients talk.
+    pub carrier: Carrier,
     /// How many rounds.
     pub rounds: usize,
     /// The length of each slice.
@@ -108,8 +111,15 @@ impl Comparison {
         let wanted = load(&null)?;
         let in_flight = u32::try_from(wanted.pipeline).unwrap_or(u32::MAX);
         let in_flight = in_flight.saturating_mul(wanted.sessions);
-        let mut floor =
-            FloorCluster::start(plan.mode, plan.f, &plan.options, wanted.op_bytes, interrupt)?;
+        let mut floor = FloorCluster::start(
+            plan.mode,
+            plan.f,
+            &plan.options,
+            plan.carrier,
+            wanted.op_bytes,
+            interrupt,
+        )?;
+        let loses = plan.carrier.transport == Transport::Udp;
         let mut slices = Slices::default();
         let mut reports = Vec::new();
         for round in 0..plan.rounds {
@@ -124,7 +134,10 @@ impl Comparison {
             loaded.checked = false;
             let report = slices.real(Kind::Loaded, &mut null, loaded, plan.slice)?;
             reports.push(report);
-            slices.floor(Kind::FloorLoaded, &mut floor, Some(in_flight), plan.slice)?;
+            // Nothing on the floor repairs what datagrams lose under load.
+            if !loses {
+                slices.floor(Kind::FloorLoaded, &mut floor, Some(in_flight), plan.slice)?;
+            }
             let loaded = load(&key_value)?;
             slices.real(Kind::KeyValue, &mut key_value, loaded, plan.slice)?;
             if !plan.quiet {
@@ -154,30 +167,27 @@ impl Comparison {
     }
 
     /// How many times the floor's latency of a lone operation the real one is.
-    pub fn latency_ratio(&self) -> f64 {
+    pub fn latency_ratio(&self) -> Option<f64> {
         ratio(self.lone.p50_us, self.floor_lone.p50_us)
     }
 
     /// How many times the floor's CPU per operation under load the real one is, clients included in both.
-    pub fn cpu_ratio(&self) -> f64 {
+    pub fn cpu_ratio(&self) -> Option<f64> {
         ratio(self.loaded.cpu_us(), self.floor_loaded.cpu_us())
     }
 
     /// The comparison in words.
     pub fn lines(&self) -> Vec<String> {
         let row = |name: &str, real: f64, floor: f64, unit: &str| {
-            format!(
-                "{name:<44} {:>12} {:>12} {unit:<3} {:>6.2} ×",
-                figure(real),
-                figure(floor),
-                ratio(real, floor)
-            )
+            let ratio = times(ratio(real, floor));
+            let (real, floor) = (figure(real), figure(floor));
+            format!("{name:<44} {real:>12} {floor:>12} {unit:<3} {ratio:>12}")
         };
         let (lone, floor_lone) = (&self.lone, &self.floor_lone);
         let (loaded, floor_loaded) = (&self.loaded, &self.floor_loaded);
         vec![
             format!(
-                "{:<44} {:>12} {:>12}     {:>8}",
+                "{:<44} {:>12} {:>12}     {:>12}",
                 "medians", "real", "floor", "ratio"
             ),
             row("lone operation, p50", lone.p50_us, floor_lone.p50_us, "µs"),
@@ -254,26 +264,43 @@ impl Comparison {
         let mut fields = self.loaded.to_json();
         fields["lone"] = self.lone.to_json_with_speed();
         fields["key_value"] = self.key_value.to_json_with_speed();
-        fields["floor"] = self.floor_loaded.to_json();
-        fields["floor"]["p50_us"] = json!(self.floor_lone.p50_us);
-        fields["floor"]["ops_per_s"] = json!(rounded(self.floor_loaded.ops_per_s));
-        fields["floor"]["lone"] = self.floor_lone.to_json_with_speed();
-        fields["floor"]["loaded"] = self.floor_loaded.to_json_with_speed();
-        fields["floor"]["messages_of_a_lone_operation"] = json!(self.trace_messages);
+        let measured = self.floor_loaded.operations > 0;
+        let mut floor = if measured {
+            let mut floor = self.floor_loaded.to_json();
+            floor["ops_per_s"] = json!(rounded(self.floor_loaded.ops_per_s));
+            floor["loaded"] = self.floor_loaded.to_json_with_speed();
+            floor
+        } else {
+            json!({})
+        };
+        floor["p50_us"] = json!(self.floor_lone.p50_us);
+        floor["lone"] = self.floor_lone.to_json_with_speed();
+        floor["messages_of_a_lone_operation"] = json!(self.trace_messages);
+        fields["floor"] = floor;
+        let (real, floor, key_value) = (&self.loaded, &self.floor_loaded, &self.key_value);
         fields["ratio"] = json!({
-            "latency": rounded(self.latency_ratio()),
-            "cpu": rounded(self.cpu_ratio()),
-            "cpu_nodes": rounded(ratio(self.loaded.nodes_cpu_us, self.floor_loaded.nodes_cpu_us)),
-            "cpu_clients": rounded(ratio(self.loaded.client_cpu_us, self.floor_loaded.client_cpu_us)),
-            "cpu_key_value": rounded(ratio(self.key_value.cpu_us(), self.floor_loaded.cpu_us())),
-            "ops_per_s": rounded(ratio(self.loaded.ops_per_s, self.floor_loaded.ops_per_s)),
+            "latency": self.latency_ratio().map(rounded),
+            "cpu": self.cpu_ratio().map(rounded),
+            "cpu_nodes": ratio(real.nodes_cpu_us, floor.nodes_cpu_us).map(rounded),
+            "cpu_clients": ratio(real.client_cpu_us, floor.client_cpu_us).map(rounded),
+            "cpu_key_value": ratio(key_value.cpu_us(), floor.cpu_us()).map(rounded),
+            "ops_per_s": ratio(real.ops_per_s, floor.ops_per_s).map(rounded),
         });
         fields
     }
 }
 
-fn ratio(real: f64, floor: f64) -> f64 {
-    if floor > 0.0 { real / floor } else { 0.0 }
+/// None where the floor was not measured.
+fn ratio(real: f64, floor: f64) -> Option<f64> {
+    (floor > 0.0).then(|| real / floor)
+}
+
+/// A ratio for people.
+pub fn times(ratio: Option<f64>) -> String {
+    ratio.map_or_else(
+        || "not measured".to_owned(),
+        |ratio| format!("{ratio:.2} ×"),
+    )
 }
 
 /// Three digits, or whole thousands.

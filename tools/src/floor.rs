@@ -19,7 +19,8 @@ use twostep_engine::key_value::Operation;
 use twostep_engine::node::tunables::NodeOptions;
 use twostep_engine::null::Null;
 use twostep_engine::quorum::FaultModel;
-use twostep_net::{DriverChoice, Transport};
+use twostep_net::packet::{FRAME_HEADER_BYTES, HEADER_BYTES};
+use twostep_net::{Carrier, DriverChoice, Transport};
 
 use crate::cluster::free_ports;
 use crate::interrupt::Interrupt;
@@ -78,6 +79,7 @@ impl FloorCluster {
         mode: FaultModel,
         f: usize,
         options: &NodeOptions,
+        carrier: Carrier,
         operation_bytes: usize,
         interrupt: &Interrupt,
     ) -> Result<FloorCluster> {
@@ -91,10 +93,20 @@ impl FloorCluster {
             &many,
             MANY,
         );
+        let datagram_bytes = (carrier.transport == Transport::Udp).then_some(carrier.mtu);
+        if let Some(most) = datagram_bytes
+            && trace.message_bytes_max() + HEADER_BYTES + FRAME_HEADER_BYTES > most
+        {
+            bail!(
+                "--floor cuts no message into datagrams: the largest message of an operation has {} bytes; raise --mtu or lower \
+                 --op-bytes",
+                trace.message_bytes_max()
+            );
+        }
         let mut taken = Vec::new();
         let mut problem = None;
         for _ in 0..PORT_TRIES {
-            let ports = free_ports(trace.nodes, &taken, Transport::Tcp)?;
+            let ports = free_ports(trace.nodes, &taken, carrier.transport)?;
             taken.extend(&ports);
             let address = |port: &u16| SocketAddr::from((Ipv4Addr::LOCALHOST, *port));
             let plan = FloorPlan {
@@ -102,6 +114,7 @@ impl FloorCluster {
                 trace: trace.clone(),
                 pattern: pattern.clone(),
                 driver: DriverChoice::Auto.to_string(),
+                datagram_bytes,
                 spin_us: u32::try_from(options.spin_us).unwrap_or(u32::MAX),
                 busy_poll: options.busy_poll,
             };

@@ -8,7 +8,7 @@ use twostep_bench::page::{Axis, Chart, Page, Series, Table};
 use twostep_bench::report::Percentile;
 use twostep_bench::{LoadReport, Sample};
 
-use crate::compare::{Comparison, Kind};
+use crate::compare::{Comparison, Kind, times};
 use crate::load::{grouped, grouped_rate, time};
 use crate::measure::Cost;
 
@@ -92,11 +92,11 @@ pub fn of_comparison(settings: &Settings<'_>, comparison: &Comparison) -> Page {
     let ratios = [
         (
             "latency of a lone operation, p50",
-            format!("{:.2} ×", comparison.latency_ratio()),
+            times(comparison.latency_ratio()),
         ),
         (
             "CPU per operation under load, clients included",
-            format!("{:.2} ×", comparison.cpu_ratio()),
+            times(comparison.cpu_ratio()),
         ),
         (
             "messages between processes of a lone operation",
@@ -111,7 +111,7 @@ pub fn of_comparison(settings: &Settings<'_>, comparison: &Comparison) -> Page {
         percentiles(&curves, title)
     };
     Page {
-        title: format!("twostep beside its floor: {:.2} × the latency, {:.2} × the CPU", comparison.latency_ratio(), comparison.cpu_ratio()),
+        title: "twostep beside its floor".to_owned(),
         about: "The floor moves the same messages between as many processes over the same driver, with no protocol, no MACs and no \
                 hashing. Slices of all kinds alternate in one run; figures are medians over the rounds."
             .to_owned(),

@@ -17,6 +17,9 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// How long an answer may take before the floor is given up: nothing is ever lost on it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
+/// How often a node is asked again: a datagram that met nobody is lost.
+const ASK_EVERY: Duration = Duration::from_millis(100);
+
 /// What a stretch on the floor came to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct FloorReport {
@@ -91,7 +94,7 @@ impl FloorClient {
         let nodes = self.plan.addresses.len();
         let mut asking = Asking {
             nodes,
-            asked: false,
+            ask_at: Instant::now(),
             told: vec![None; nodes],
             began: Instant::now(),
             now: Instant::now(),
@@ -209,7 +212,7 @@ impl Serve for Greeting {
 /// Asks every node what it did.
 struct Asking {
     nodes: usize,
-    asked: bool,
+    ask_at: Instant,
     told: Vec<Option<NodeCounters>>,
     began: Instant,
     now: Instant,
@@ -227,14 +230,14 @@ impl Serve for Asking {
 
     fn turn(&mut self, links: &mut Links, now: Instant) {
         self.now = now;
-        if !self.asked {
-            self.asked = true;
+        if now >= self.ask_at {
+            self.ask_at = now + ASK_EVERY;
             (0..self.nodes).for_each(|node| links.say(node, ASK, 0, &[], 0));
         }
     }
 
     fn deadline(&self) -> Option<Instant> {
-        Some(self.began + ANSWER_WITHIN)
+        Some(self.ask_at.min(self.began + ANSWER_WITHIN))
     }
 
     fn stopping(&self) -> bool {

@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use twostep_net::choice::{self, DriverChoice, Transport};
 use twostep_net::driver::{Driver, Event, Key};
-use twostep_net::packet::{FRAME_HEADER_BYTES, HEADER_BYTES, PacketLimits};
+use twostep_net::packet::{self, FRAME_HEADER_BYTES, HEADER_BYTES, PacketLimits};
+use twostep_net::{HELLO_BYTES, MAGIC};
 
 use super::FloorPlan;
 
@@ -111,6 +112,7 @@ pub struct Links {
     /// The connection with each party.
     of_party: Vec<Option<usize>>,
     packet_bytes_max: usize,
+    datagram_bytes_max: Option<usize>,
     dial_at: Option<Instant>,
     counters: NodeCounters,
 }
@@ -122,7 +124,11 @@ impl Links {
     /// Those of the operating system.
     pub fn new(plan: &FloorPlan, me: usize) -> io::Result<Links> {
         let driver = DriverChoice::from_str(&plan.driver).map_err(io::Error::other)?;
-        let opened = choice::open(driver, Transport::default())?;
+        let transport = match plan.datagram_bytes {
+            Some(_) => Transport::Udp,
+            None => Transport::Tcp,
+        };
+        let opened = choice::open(driver, transport)?;
         let mut driver = opened.driver;
         if let Some(address) = plan.addresses.get(me) {
             driver.listen(LISTENER, *address)?;
@@ -135,6 +141,7 @@ impl Links {
             connections: vec![None],
             of_party: vec![None; plan.addresses.len() + 1],
             packet_bytes_max: PacketLimits::default().packet_bytes_max,
+            datagram_bytes_max: plan.datagram_bytes,
             dial_at: None,
             counters: NodeCounters::default(),
         };
@@ -190,6 +197,12 @@ impl Links {
         };
         let length: usize = parts.iter().map(|part| part.len()).sum();
         let length = (MESSAGE_BYTES_MIN + length).max(bytes);
+        if let (Some(most), Some(start)) = (self.datagram_bytes_max, connection.packet)
+            && connection.out.len() - start + FRAME_HEADER_BYTES + length > most
+        {
+            connection.close_packet();
+            self.counters.packets += 1;
+        }
         if connection.packet.is_none() {
             connection.packet = Some(connection.out.len());
             connection.out.extend_from_slice(&[0; HEADER_BYTES]);
@@ -258,7 +271,11 @@ impl Links {
         service: &mut impl Serve,
     ) -> io::Result<()> {
         if event.key == LISTENER {
-            return self.accept_all();
+            // What a datagram driver heard at the listener is there already, and no edge will say so.
+            return self
+                .accept_all()?
+                .into_iter()
+                .try_for_each(|index| self.read(index, false, scratch, service));
         }
         let index = event.key.0 as usize;
         if event.writable && !self.on_writable(index)? {
@@ -283,21 +300,37 @@ impl Links {
             Ok(true) => {
                 connection.open = true;
                 let party = connection.party.expect("who is dialled is known");
-                self.say(party, HELLO, self.me as u64, &[], 0);
+                self.greet(party);
                 Ok(true)
             }
             Ok(false) => Ok(true),
             Err(_) => {
-                // It does not listen yet.
-                if let Some(party) = connection.party {
-                    self.of_party[party] = None;
-                }
-                self.connections[index] = None;
-                self.driver.close(key);
-                self.dial_at = Some(Instant::now() + DIAL_AGAIN);
+                self.dial_later(index);
                 Ok(false)
             }
         }
+    }
+
+    /// Says who dials, in a packet of its own that a datagram driver takes for a greeting.
+    fn greet(&mut self, party: usize) {
+        self.say(party, HELLO, self.me as u64, &[], HELLO_BYTES);
+        let index = self.of_party[party].expect("who is greeted was dialled");
+        let connection = self.connections[index].as_mut().expect("it is there");
+        let start = connection.packet.expect("the greeting was just said");
+        let packet = &mut connection.out[start..];
+        packet[6..8].copy_from_slice(&(packet::Kind::Hello as u16).to_le_bytes());
+        packet[16..HEADER_BYTES].copy_from_slice(&MAGIC);
+        connection.close_packet();
+    }
+
+    /// Whom this connection dials does not listen yet.
+    fn dial_later(&mut self, index: usize) {
+        let party = self.connections[index].take().and_then(|one| one.party);
+        if let Some(party) = party {
+            self.of_party[party] = None;
+        }
+        self.driver.close(key(index));
+        self.dial_at = Some(Instant::now() + DIAL_AGAIN);
     }
 
     fn dial(&mut self, now: Instant) -> io::Result<()> {
@@ -321,15 +354,22 @@ impl Links {
         Ok(())
     }
 
-    fn accept_all(&mut self) -> io::Result<()> {
+    /// The new connections.
+    fn accept_all(&mut self) -> io::Result<Vec<usize>> {
+        let mut accepted = Vec::new();
         loop {
             let index = self.place(None, true);
-            if let Err(error) = self.driver.accept(LISTENER, key(index)) {
-                self.connections[index] = None;
-                return match error.kind() {
-                    io::ErrorKind::WouldBlock => Ok(()),
-                    _ => Err(error),
-                };
+            match self.driver.accept(LISTENER, key(index)) {
+                Ok(_) => accepted.push(index),
+                Err(error) => {
+                    self.connections[index] = None;
+                    match error.kind() {
+                        io::ErrorKind::WouldBlock => return Ok(accepted),
+                        // What came was no greeting.
+                        io::ErrorKind::Interrupted => {}
+                        _ => return Err(error),
+                    }
+                }
             }
         }
     }
@@ -373,6 +413,11 @@ impl Links {
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     connection.rest.extend_from_slice(&scratch[..held]);
+                    return Ok(());
+                }
+                // A datagram met nobody; a stream is open only after somebody answered.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    self.dial_later(index);
                     return Ok(());
                 }
                 Err(error) => return Err(error),

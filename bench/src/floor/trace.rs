@@ -153,6 +153,13 @@ impl Trace {
         said.filter(move |(_, said)| said.kind == kind)
     }
 
+    /// The largest message. Bytes.
+    #[must_use]
+    pub fn message_bytes_max(&self) -> usize {
+        let said = self.turns.iter().flat_map(|turn| &turn.says);
+        said.map(|said| said.bytes).max().unwrap_or(0)
+    }
+
     /// How many messages it has.
     #[must_use]
     pub fn len(&self) -> usize {
