@@ -14,12 +14,30 @@ fn key() -> MacKey {
 fn packet(c: &mut Criterion) {
     let limits = PacketLimits::default();
     let mut group = c.benchmark_group("packet");
-    for (name, count, bytes) in [
-        ("1 small message", 1, SMALL_BYTES),
-        ("32 small messages", 32, SMALL_BYTES),
-        ("a body of 1 KiB", 1, 1 << 10),
-        ("a body of 256 KiB, in fragments", 1, 256 << 10),
+    for (name, count, bytes, covered) in [
+        ("1 small message", 1, SMALL_BYTES, false),
+        ("32 small messages", 32, SMALL_BYTES, false),
+        ("a body of 1 KiB", 1, 1 << 10, false),
+        (
+            "256 KiB in fragments, all under the tag",
+            1,
+            256 << 10,
+            false,
+        ),
+        (
+            "256 KiB in fragments, a body that its digest covers",
+            1,
+            256 << 10,
+            true,
+        ),
     ] {
+        // The digest covers everything behind what a vote has as well.
+        let body = SMALL_BYTES..bytes;
+        let gaps = if covered {
+            std::slice::from_ref(&body)
+        } else {
+            &[]
+        };
         let message = vec![1; bytes];
         group.throughput(Throughput::Elements(count));
         let mut sealer = Sealer::new(key(), limits, 0);
@@ -27,7 +45,7 @@ fn packet(c: &mut Criterion) {
         let mut seal = |out: &mut Vec<u8>| {
             out.clear();
             for _ in 0..count {
-                sealer.push(out, &[&message]);
+                sealer.push(out, &[&message], gaps);
             }
             sealer.seal(out);
         };
