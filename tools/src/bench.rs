@@ -267,7 +267,9 @@ fn compare(
     stop_with(interrupt, &stop)?;
     let load = |cluster: &LocalCluster| {
         let folder = cluster.client(0);
-        args.load.config(&folder, None, &stop, LOAD_DEFAULTS)
+        let mut config = args.load.config(&folder, None, &stop, LOAD_DEFAULTS)?;
+        config.tuning.driver = options.driver;
+        Ok(config)
     };
     let begin = |options| start(args, mode, options, interrupt);
     let comparison = Comparison::run(&plan, begin, load, interrupt)?;

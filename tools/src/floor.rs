@@ -20,7 +20,7 @@ use twostep_engine::node::tunables::NodeOptions;
 use twostep_engine::null::Null;
 use twostep_engine::quorum::FaultModel;
 use twostep_net::packet::{FRAME_HEADER_BYTES, HEADER_BYTES};
-use twostep_net::{Carrier, DriverChoice, Transport};
+use twostep_net::{Carrier, Transport};
 
 use crate::cluster::free_ports;
 use crate::interrupt::Interrupt;
@@ -113,7 +113,7 @@ impl FloorCluster {
                 addresses: ports.iter().map(address).collect(),
                 trace: trace.clone(),
                 pattern: pattern.clone(),
-                driver: DriverChoice::Auto.to_string(),
+                driver: options.driver.to_string(),
                 datagram_bytes,
                 spin_us: u32::try_from(options.spin_us).unwrap_or(u32::MAX),
                 busy_poll: options.busy_poll,
