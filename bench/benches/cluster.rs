@@ -3,6 +3,7 @@
 //! No criterion: the load generator measures. With `cargo bench` 5 s per line, as a test a blink.
 
 #[path = "../../engine/tests/cluster/mod.rs"]
+#[expect(dead_code, reason = "a load needs less of a cluster than tests do")]
 mod cluster;
 
 use std::time::Duration;

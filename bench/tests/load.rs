@@ -1,6 +1,7 @@
 //! The load generator against real nodes: small, so that it cannot rot.
 
 #[path = "../../engine/tests/cluster/mod.rs"]
+#[expect(dead_code, reason = "a load needs less of a cluster than tests do")]
 mod cluster;
 
 use std::time::{Duration, Instant};
