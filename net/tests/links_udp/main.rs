@@ -4,6 +4,7 @@
 mod common;
 #[path = "../links/loopback.rs"]
 mod loopback;
+mod strangers;
 
 use twostep_net::{Carrier, ReactorConfig, Transport};
 
