@@ -7,6 +7,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, ValueEnum};
 use twostep_engine::node::config::{Override, overrides_of_environment};
 use twostep_engine::node::tunables::{NodeOptions, TUNABLES};
 use twostep_engine::quorum::FaultModel;
+use twostep_net::packet::{DATAGRAM_BYTES, DATAGRAM_BYTES_MAX};
 use twostep_net::{Carrier, Transport};
 
 /// The flags of all tunables of a node, made from the one table that also makes keys and variables.
@@ -111,24 +112,35 @@ pub struct CarrierFlags {
     #[arg(long, value_enum, default_value_t = TransportFlag::Tcp)]
     transport: TransportFlag,
     /// With udp: the most bytes of a datagram, headers of UDP and IP left out. 1472 fits into a frame of Ethernet, 1200 through
-    /// every network; up to 65000 on one machine or where frames are larger
-    #[arg(long, value_name = "BYTES", default_value_t = Carrier::default().mtu)]
-    mtu: usize,
+    /// every network; up to 65000 on one machine or where frames are larger [default: 1472 in testnet, 65000 in dev and bench]
+    #[arg(long, value_name = "BYTES")]
+    mtu: Option<usize>,
 }
 
 impl CarrierFlags {
-    /// What they say, checked.
+    /// What they say, checked, for nodes that may be on several machines.
     pub fn carrier(self) -> Result<Carrier> {
+        self.carrier_or(DATAGRAM_BYTES)
+    }
+
+    /// The same for nodes that are all on this machine, where nothing cuts large datagrams.
+    pub fn local_carrier(self) -> Result<Carrier> {
+        self.carrier_or(DATAGRAM_BYTES_MAX)
+    }
+
+    fn carrier_or(self, mtu: usize) -> Result<Carrier> {
         let carrier = Carrier {
             transport: match self.transport {
                 TransportFlag::Tcp => Transport::Tcp,
                 TransportFlag::Udp => Transport::Udp,
             },
-            mtu: self.mtu,
+            mtu: self.mtu.unwrap_or(mtu),
         };
         carrier.check().map_err(|what| anyhow!("--{what}"))?;
-        if carrier.transport == Transport::Tcp && carrier.mtu != Carrier::default().mtu {
-            bail!("--mtu {}: only with --transport udp", carrier.mtu);
+        if carrier.transport == Transport::Tcp
+            && let Some(mtu) = self.mtu
+        {
+            bail!("--mtu {mtu}: only with --transport udp");
         }
         Ok(carrier)
     }

@@ -227,7 +227,7 @@ fn start(
         f: args.f,
         clients: 1,
         options,
-        carrier: args.carrier.carrier()?,
+        carrier: args.carrier.local_carrier()?,
         misbehaviour: args.misbehave.is_some(),
     };
     let mut cluster = LocalCluster::start(&plan, interrupt)?;
@@ -258,7 +258,7 @@ fn compare(
         mode,
         f: args.f,
         options: options.clone(),
-        carrier: args.carrier.carrier()?,
+        carrier: args.carrier.local_carrier()?,
         rounds: args.rounds,
         slice: args.duration.unwrap_or(SLICE),
         quiet: args.json,

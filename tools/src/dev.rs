@@ -124,7 +124,7 @@ pub fn run(args: &DevArgs) -> Result<ExitCode> {
         f: args.f,
         clients: 2,
         options,
-        carrier: args.carrier.carrier()?,
+        carrier: args.carrier.local_carrier()?,
         misbehaviour: true,
     };
     let mut cluster = match LocalCluster::start(&plan, &interrupt) {
