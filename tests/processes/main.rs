@@ -7,6 +7,7 @@ mod command;
 mod dev;
 mod drivers;
 mod faults;
+mod lanes;
 mod lies;
 mod links;
 mod nodes;
