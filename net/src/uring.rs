@@ -328,7 +328,13 @@ impl UringDriver {
         listener.cancelling &= more;
         match socket {
             Some(socket) => listener.accepted.push_back(socket),
-            None if result == -Errno::CANCELED.raw_os_error() => return,
+            None if result == -Errno::CANCELED.raw_os_error() => {
+                // The loop has taken all meanwhile, and will not ask again by itself.
+                if listener.accepted.is_empty() {
+                    self.push_accept(index);
+                }
+                return;
+            }
             None => listener.error = Some(-result),
         }
         if listener.armed && !listener.cancelling && listener.accepted.len() >= ACCEPTED_AHEAD {

@@ -250,6 +250,13 @@ fn more_connections_than_are_accepted_ahead_all_come() {
         }
     }
     assert_eq!(taken, count);
+    // The kernel was asked to pause when many waited; the loop took them before it had paused.
+    let _late = TcpStream::connect(addr).unwrap();
+    until(&mut driver, |event| {
+        event.key == Key(9999) && event.readable
+    });
+    let key = Key(u32::try_from(taken).unwrap());
+    driver.accept(Key(9999), key).unwrap();
 }
 
 #[test]
