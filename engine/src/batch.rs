@@ -471,12 +471,13 @@ impl ValueHasher {
     }
 }
 
-/// Where in the bytes of a bundle its content stands, if it has an authenticator; none in bytes that are no bundle.
+/// Where in the bytes of a bundle with tags its content stands. None in bytes that are no bundle, and none if it has no
+/// tags: clusters whose links vouch for clients do not check signatures.
 #[must_use]
-pub fn authenticated_content(bundle: &[u8]) -> Option<Range<usize>> {
+pub fn tagged_content(bundle: &[u8]) -> Option<Range<usize>> {
     let view = BundleView::skim(&mut Reader { rest: bundle }).ok()?;
-    let authenticated = view.authenticator != Authenticator::None;
-    authenticated.then_some(BUNDLE_HEADER..BUNDLE_HEADER + view.content.len())
+    let tagged = matches!(view.authenticator, Authenticator::Mac(_));
+    tagged.then_some(BUNDLE_HEADER..BUNDLE_HEADER + view.content.len())
 }
 
 /// Says where in the bytes of a body the contents of its bundles stand: the bytes that its value covers. Ends at the

@@ -228,7 +228,7 @@ pub fn encode_head<'m>(message: &'m Message<'_>, out: &mut Vec<u8>) -> &'m [u8] 
 
 /// Adds to `gaps` what a link's tag need not cover in the encoded `message`, because its receiver checks it against a
 /// digest or tag in the other bytes before anything comes of it: the contents of the bundles of a body, which its value
-/// covers, and of a bundle that is submitted for the first time, which its authenticator covers. An authenticator is
+/// covers, and of a bundle that is submitted for the first time with tags, which cover it. An authenticator is
 /// never left out: a damaged one would be the fault of the client, or of who passed it on. `head` is what
 /// [`encode_head`] appended; contents shorter than `bytes_min` stay where they are.
 pub fn gaps(message: &Message<'_>, head: usize, bytes_min: usize, gaps: &mut Vec<Range<usize>>) {
@@ -241,7 +241,7 @@ pub fn gaps(message: &Message<'_>, head: usize, bytes_min: usize, gaps: &mut Vec
         Message::Submit {
             retry: false,
             bundle,
-        } => batch::authenticated_content(bundle)
+        } => batch::tagged_content(bundle)
             .into_iter()
             .for_each(leave_out),
         Message::Propose { body, .. } | Message::Fetched { body, .. } => {

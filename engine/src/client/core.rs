@@ -668,6 +668,9 @@ impl ClientCore {
                 if targets.is_empty() {
                     call.due = now + self.tuning.retry;
                 } else {
+                    if call.sent == 1 {
+                        self.patience.ran_out(call.since, now);
+                    }
                     call.due = now + self.patience.wait_after(call.sent);
                     call.sent = call.sent.saturating_add(1);
                     session.unsent &= !(1 << place);
