@@ -50,8 +50,9 @@ const CONTROL_LINE: u64 = 1 << 63;
 const FRAGMENT_FLAG: u32 = 1 << 31;
 /// Bytes that the tag covers in the header.
 const COVERED_BYTES: usize = 16;
-/// A fragment shorter than this waits for the next packet: its header would weigh more than it carries.
-const FRAGMENT_BYTES_MIN: usize = 512;
+/// A fragment shorter than this waits for the next packet: its header would weigh more than it carries. Only the last one of a message may be shorter,
+/// and links of datagrams hold the other side to that.
+pub(crate) const FRAGMENT_BYTES_MIN: usize = 512;
 /// A reassembly buffer above this is not kept between messages: the largest messages are rare, and links are many.
 const KEPT_BYTES: usize = 4 * 1024 * 1024;
 

@@ -15,7 +15,7 @@
 //! * No datagram ends a link silently, so the end is said in a Close; a link on which nothing comes for a while is down, and each
 //!   side sends a Credit when it has said nothing else for a while (see `net/datagrams.rs` for the times).
 
-use super::{Link, State, Step, read_hello, session};
+use super::{Assembly, Link, State, Step, read_hello, session};
 use crate::flow::Flow;
 use crate::hello::{Directory, HELLO_BYTES, Hello, Local, MAGIC, echo_of};
 use crate::packet::{HEADER_BYTES, Header, Kind, PacketLimits, frames, split, wire_u32};
@@ -155,6 +155,9 @@ impl Link {
         match header.kind {
             kind if Kind::holds_messages(kind) => {
                 let frames = frames(body)?;
+                if let Assembly::Datagrams(pieces) = &mut session.assembly {
+                    pieces.next_packet();
+                }
                 if datagrams.flow.received(header.counter, packet.len()) {
                     self.push_credit();
                 }
