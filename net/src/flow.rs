@@ -12,6 +12,7 @@
 use std::collections::VecDeque;
 
 use crate::packet::{HEADER_BYTES, Header, Kind, read_u32, read_u64, wire_u32};
+use crate::replay::WINDOW_PACKETS;
 
 /// What the kernel needs for a packet besides its bytes, at most. Bytes.
 const PACKET_COST: u64 = 1024;
@@ -19,6 +20,9 @@ const PACKET_COST: u64 = 1024;
 const FIRST_WINDOW: u64 = 128 << 10;
 /// The smallest window that is believed, so that every packet can leave.
 const WINDOW_MIN: u64 = 72 << 10;
+/// The largest window that is believed: a packet costs at least [`PACKET_COST`], so no more packets are under way than counters that the receiver
+/// tells apart (those that others overtake by more would be refused), and the list of what is under way is bounded whatever the other side says.
+const WINDOW_MAX: u64 = WINDOW_PACKETS * PACKET_COST;
 /// Bytes of a Credit's body.
 pub(crate) const CREDIT_BYTES: usize = 12;
 
@@ -48,7 +52,7 @@ impl Flow {
             sent: 0,
             credited: 0,
             under_way: VecDeque::new(),
-            own_window: (receive_bytes as u64 / 2).max(WINDOW_MIN),
+            own_window: (receive_bytes as u64 / 2).clamp(WINDOW_MIN, WINDOW_MAX),
             newest: 0,
             uncredited: 0,
         }
@@ -88,7 +92,7 @@ impl Flow {
             return false;
         }
         let counter = read_u64(body, 0);
-        self.window = u64::from(read_u32(body, 8)).max(WINDOW_MIN);
+        self.window = u64::from(read_u32(body, 8)).clamp(WINDOW_MIN, WINDOW_MAX);
         while let Some((_, cost)) = self
             .under_way
             .pop_front_if(|(under_way, _)| *under_way <= counter)
@@ -119,7 +123,7 @@ impl Flow {
         self.uncredited = 0;
         let mut body = [0; CREDIT_BYTES];
         body[..8].copy_from_slice(&self.newest.to_le_bytes());
-        let window = usize::try_from(self.own_window.min(1 << 30)).expect("at most 2^30");
+        let window = usize::try_from(self.own_window).expect("at most WINDOW_MAX");
         body[8..].copy_from_slice(&wire_u32(window).to_le_bytes());
         body
     }
@@ -184,6 +188,22 @@ mod tests {
         assert!(receiver.received(quarter, 1000));
         receiver.credit_body();
         assert!(!receiver.received(quarter + 1, 1000));
+    }
+
+    #[test]
+    fn a_window_is_believed_as_far_as_counters_are_told_apart() {
+        let mut sender = Flow::new(0);
+        let mut body = [0; CREDIT_BYTES];
+        body[8..].fill(0xff);
+        assert!(sender.credit(&body));
+        let bytes = packets(1..WINDOW_PACKETS + 1000, HEADER_BYTES);
+        let allowed = sender.allowed(&bytes);
+        assert_eq!(allowed as u64 / 32, WINDOW_MAX / (PACKET_COST + 32));
+        sender.sent(&bytes[..allowed]);
+        assert!((sender.under_way.len() as u64) < WINDOW_PACKETS);
+        let mut receiver = Flow::new(usize::MAX / 2);
+        let told = receiver.credit_body();
+        assert_eq!(u64::from(read_u32(&told, 8)), WINDOW_MAX);
     }
 
     #[test]
