@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Instant;
 
-use twostep_crypto::{ClientId, Party};
+use twostep_crypto::{ClientId, MacKey, Party};
 
 use crate::choice::Transport;
 use crate::counters::Counters;
@@ -67,6 +67,9 @@ pub struct Net {
     faults: Faults,
     counters: Counters,
     random: SplitMix,
+    nonce_key: MacKey,
+    /// Nonces drawn.
+    nonces: u64,
     now: Instant,
 }
 
@@ -77,6 +80,7 @@ impl Net {
         driver: Box<dyn Driver>,
         config: &ReactorConfig,
         random_seed: u64,
+        nonce_key: MacKey,
     ) -> Self {
         let limits = config.limits;
         limits.check();
@@ -111,6 +115,8 @@ impl Net {
             faults: Faults::new(config.fault_seed),
             counters: Counters::default(),
             random: SplitMix(random_seed),
+            nonce_key,
+            nonces: 0,
             now: Instant::now(),
         }
     }

@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use twostep_crypto::{Identity, Party, Scope};
+use twostep_crypto::{Identity, MacKey, Party, Scope};
 
 use crate::choice::{self, DriverChoice, Transport};
 use crate::driver::{Driver, Event};
@@ -100,7 +100,7 @@ pub enum NetError {
         /// What the operating system said.
         source: io::Error,
     },
-    /// The operating system gave no random bytes for the boot nonce.
+    /// The operating system gave no random bytes for the nonces.
     #[error("no random bytes from the operating system: {0}")]
     Random(getrandom::Error),
     /// The thread cannot be pinned.
@@ -170,6 +170,9 @@ impl Reactor {
         let mut boot = [0; 16];
         getrandom::fill(&mut boot).map_err(NetError::Random)?;
         let random_seed = getrandom::u64().map_err(NetError::Random)?;
+        let mut nonce_key = [0; 32];
+        getrandom::fill(&mut nonce_key).map_err(NetError::Random)?;
+        let nonce_key = MacKey::from_bytes(nonce_key);
         let wake_up = driver.wake_up();
         let local = Local {
             scope,
@@ -177,7 +180,7 @@ impl Reactor {
             me,
             boot,
         };
-        let net = Net::new(local, directory, driver, &config, random_seed);
+        let net = Net::new(local, directory, driver, &config, random_seed, nonce_key);
         let scratch =
             vec![0; config.limits.packet.packet_bytes_max + READ_BYTES_MAX].into_boxed_slice();
         Ok(Self {

@@ -324,11 +324,11 @@ impl Net {
         }
     }
 
-    /// Distinct per connection of this process: the boot nonce makes it so between processes.
+    /// Distinct per connection, and known to nobody before it is said: who could foretell it could refuse in another's name, because a refusal
+    /// before there is a key shows only that its sender knows the nonce. Hence a keyed hash of a counter, and not the generator of jitter, whose
+    /// state anybody computes from one value.
     pub(super) fn nonce(&mut self) -> [u8; 16] {
-        let mut nonce = [0; 16];
-        nonce[..8].copy_from_slice(&self.random.next().to_le_bytes());
-        nonce[8..].copy_from_slice(&(self.counters.accepted + self.counters.dialled).to_le_bytes());
-        nonce
+        self.nonces += 1;
+        self.nonce_key.tag(&[&self.nonces.to_le_bytes()]).0
     }
 }

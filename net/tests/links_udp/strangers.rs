@@ -120,6 +120,42 @@ fn a_hello_that_is_said_again_gets_the_same_answer() {
 }
 
 #[test]
+fn nobody_can_foretell_the_nonce_of_the_next_link() {
+    // Who could would refuse dialled links in the other side's name. This undoes the generator of jitter (SplitMix64) and runs it on.
+    let undone = |value: u64| {
+        let unshift = |mut z: u64, by: u32| {
+            let whole = z;
+            for _ in 0..64 / by {
+                z = whole ^ (z >> by);
+            }
+            z
+        };
+        let z = unshift(value, 31).wrapping_mul(0x3196_42b2_d24d_8ec3);
+        let z = unshift(z, 27).wrapping_mul(0x96de_1b17_3f11_9089);
+        unshift(z, 30)
+    };
+    let step = 0x9e37_79b9_7f4a_7c15_u64;
+    let scene = Scene::new(Setup::node(2));
+    let mut nonces = Vec::new();
+    for _ in 0..4 {
+        let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+        stranger.set_read_timeout(Some(PATIENCE)).unwrap();
+        stranger.send_to(&hello(1472), scene.server.addr).unwrap();
+        let mut answer = [0; 2000];
+        let count = stranger.recv(&mut answer).unwrap();
+        assert_eq!(count, 198, "a Hello");
+        let half = |at: usize| u64::from_le_bytes(answer[at..at + 8].try_into().unwrap());
+        nonces.push((half(182), half(190)));
+    }
+    for pair in nonces.windows(2) {
+        let (before, now) = (undone(pair[0].0), undone(pair[1].0));
+        let steps = (1..100u64).map(|count| before.wrapping_add(step.wrapping_mul(count)));
+        assert!(!steps.into_iter().any(|state| state == now));
+        assert!(pair[1].1.abs_diff(pair[0].1) > 1000, "the back half counts");
+    }
+}
+
+#[test]
 fn another_size_of_datagrams_is_refused_by_name() {
     let scene = Scene::new(Setup::node(2));
     scene.stranger.send(&hello(9000)).unwrap();
