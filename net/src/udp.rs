@@ -196,17 +196,9 @@ impl Driver for UdpDriver {
             // A stranger gets no answer to what may be somebody else's address.
             return Err(io::ErrorKind::Interrupted.into());
         }
-        let link = new_socket(*addr)?;
-        link.set_reuse_address(true)?;
-        // Only while another socket of ours joins the address may it be shared, so that a second node there is told that it is in use. What others
-        // send before the new socket is connected may end in it: it does not verify there, and they send again.
-        let shared = SockRef::from(socket);
-        shared.set_reuse_address(true)?;
-        let bound = link.bind(&(*addr).into());
-        shared.set_reuse_address(false)?;
-        bound?;
-        link.connect(&peer.into())?;
-        self.add_link(key, link.into(), Some(peer))?;
+        let opened =
+            join(socket, *addr, peer).and_then(|link| self.add_link(key, link, Some(peer)));
+        opened.map_err(unless_shortage)?;
         self.link(key)?.early.extend_from_slice(first);
         Ok(peer)
     }
@@ -366,6 +358,31 @@ fn new_socket(family: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// A socket at the address `addr` of the listening socket, connected to `peer`.
+fn join(listening: &UdpSocket, addr: SocketAddr, peer: SocketAddr) -> io::Result<UdpSocket> {
+    let link = new_socket(addr)?;
+    link.set_reuse_address(true)?;
+    // Only while another socket of ours joins the address may it be shared, so that a second node there is told that it is in use. What others
+    // send before the new socket is connected may end in it: it does not verify there, and they send again.
+    let shared = SockRef::from(listening);
+    shared.set_reuse_address(true)?;
+    let bound = link.bind(&addr.into());
+    shared.set_reuse_address(false)?;
+    bound?;
+    link.connect(&peer.into())?;
+    Ok(link.into())
+}
+
+/// An error of accepting as the loop shall see it. Only a lack of our own resources makes it pause; anything else comes from the address that the
+/// stranger's datagram names (no route to it, a broadcast address, a firewall), which anybody can choose: the next stranger must not wait for it.
+fn unless_shortage(error: io::Error) -> io::Error {
+    let codes = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+    match error.raw_os_error() {
+        Some(code) if codes.contains(&code) => error,
+        _ => io::Error::new(io::ErrorKind::Interrupted, error),
+    }
+}
+
 /// Fills `into` with whole packets. Returns their bytes, the calls made, and whether more may wait.
 fn read_packets(socket: &UdpSocket, into: &mut [u8]) -> io::Result<(usize, u64, bool)> {
     let slot = into.len().min(JOINED_BYTES_MAX);
@@ -516,6 +533,26 @@ mod tests {
             [(46 * 1400, 1400), (4 * 1400, 1400)]
         );
         assert_eq!(planned(&[60_000; 20], true).len(), RUNS_MAX);
+    }
+
+    #[test]
+    fn a_stranger_whose_address_cannot_be_reached_holds_up_nobody() {
+        let listening = new_socket("0.0.0.0:0".parse().unwrap()).unwrap();
+        listening
+            .bind(&"0.0.0.0:0".parse::<SocketAddr>().unwrap().into())
+            .unwrap();
+        let listening = UdpSocket::from(listening);
+        let addr = listening.local_addr().unwrap();
+        // Connecting to it is forbidden without the option for broadcasts; without any network there is no route to it.
+        let nobody = "255.255.255.255:9".parse().unwrap();
+        let error = join(&listening, addr, nobody).unwrap_err();
+        assert_ne!(error.kind(), io::ErrorKind::Interrupted);
+        assert_eq!(unless_shortage(error).kind(), io::ErrorKind::Interrupted);
+        for code in [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM] {
+            let error = unless_shortage(io::Error::from_raw_os_error(code));
+            assert_ne!(error.kind(), io::ErrorKind::Interrupted);
+        }
+        join(&listening, addr, "127.0.0.1:9".parse().unwrap()).unwrap();
     }
 
     #[test]

@@ -63,17 +63,13 @@ impl Net {
                 Ok(_) => self.accepted_at(key),
                 Err(error) => {
                     self.free_slot(key.0);
-                    match error.kind() {
-                        io::ErrorKind::WouldBlock => return,
-                        // Connections that ended before they were accepted.
-                        io::ErrorKind::ConnectionAborted
-                        | io::ErrorKind::ConnectionReset
-                        | io::ErrorKind::Interrupted => {}
+                    if error.kind() == io::ErrorKind::WouldBlock {
+                        return;
+                    }
+                    if !concerns_one_connection(&error) {
                         // No descriptors or memory: no edge will come for those that wait, so look again later.
-                        _ => {
-                            self.accept_again = Some(self.now + ACCEPT_PAUSE);
-                            return;
-                        }
+                        self.accept_again = Some(self.now + ACCEPT_PAUSE);
+                        return;
                     }
                 }
             }
@@ -330,5 +326,52 @@ impl Net {
     pub(super) fn nonce(&mut self) -> [u8; 16] {
         self.nonces += 1;
         self.nonce_key.tag(&[&self.nonces.to_le_bytes()]).0
+    }
+}
+
+/// Whether an error of accepting tells of the connection that would have been accepted, which is gone with it, and not of our own resources: it ended
+/// before, or its network did, or a firewall is against it (Linux manual, accept(2)). Others must not wait for that: anybody can cause it.
+fn concerns_one_connection(error: &io::Error) -> bool {
+    let kinds = [
+        io::ErrorKind::ConnectionAborted,
+        io::ErrorKind::ConnectionReset,
+        io::ErrorKind::Interrupted,
+        io::ErrorKind::HostUnreachable,
+        io::ErrorKind::NetworkUnreachable,
+        io::ErrorKind::NetworkDown,
+        io::ErrorKind::PermissionDenied,
+        io::ErrorKind::TimedOut,
+    ];
+    let codes = [libc::EPROTO, libc::ENOPROTOOPT, libc::EHOSTDOWN];
+    kinds.contains(&error.kind())
+        || error
+            .raw_os_error()
+            .is_some_and(|code| codes.contains(&code))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepting_pauses_for_our_own_resources_only() {
+        for code in [
+            libc::ECONNABORTED,
+            libc::EINTR,
+            libc::EHOSTUNREACH,
+            libc::ENETUNREACH,
+            libc::ENETDOWN,
+            libc::EPERM,
+            libc::EACCES,
+            libc::EPROTO,
+            libc::EHOSTDOWN,
+        ] {
+            let error = io::Error::from_raw_os_error(code);
+            assert!(concerns_one_connection(&error), "{error}");
+        }
+        for code in [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM] {
+            let error = io::Error::from_raw_os_error(code);
+            assert!(!concerns_one_connection(&error), "{error}");
+        }
     }
 }
