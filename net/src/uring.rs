@@ -12,9 +12,12 @@
 //!   a success is not answered: so the common send costs no completion and does not end the wait that the same call begins. What the socket has no
 //!   room for is answered with the count, and its rest is handed over again, now to wait for room; until then `write` says `WouldBlock`.
 //! * **Accept**: multishot. **Connect**: one entry. **Wake-up**: a multishot poll of an eventfd.
-//! * Sockets stand in the ring's table of registered files as far as it reaches.
+//! * From Linux 6.13 on, sockets stand in the ring's table of registered files as far as it reaches. Before, a socket taken out of the table was kept
+//!   open while any older request on another registered socket lived (liburing issue 1192): one quiet link would have kept every connection that was
+//!   closed after it began. There, all are used by their descriptors.
 //! * **Close**: cancels what is under way. The socket's slot rests until the kernel has answered for all of it, so a late completion finds its
-//!   own slot and never that of a socket that got the same key.
+//!   own slot and never that of a socket that got the same key. Then the connection is shut down before its descriptor is closed, so that the other
+//!   side hears of the end whoever else still holds the socket.
 //!
 //! Bounds: 2 MiB of receive buffers per loop; at most 256 KiB of send buffer per socket, which grows with use; connections accepted ahead of the
 //! loop, about 128 per listener. The loop must stay on the thread of its first [`wait`](Driver::wait), as the ring does (`uring/ring.rs`).
@@ -272,7 +275,7 @@ impl UringDriver {
         }
         let slot = &mut self.slots[index as usize];
         if mem::take(&mut slot.sending.shutdown) {
-            shutdown(slot);
+            shutdown(slot, Shutdown::Write);
         }
         self.free_if_done(index);
     }
@@ -424,6 +427,9 @@ impl UringDriver {
         let slot = &mut self.slots[index as usize];
         if slot.key.is_some() || slot.in_flight > 0 || slot.socket.is_none() {
             return;
+        }
+        if matches!(slot.role, Role::Stream(_)) {
+            shutdown(slot, Shutdown::Both);
         }
         if slot.registered {
             self.ring.register_file(index, -1);
@@ -593,7 +599,7 @@ impl Driver for UringDriver {
             return;
         };
         if slot.sending.state == SendState::Idle {
-            shutdown(slot);
+            shutdown(slot, Shutdown::Write);
         } else {
             slot.sending.shutdown = true;
             self.hurry = true;
@@ -680,6 +686,9 @@ impl Drop for UringDriver {
             // The kernel may use our memory until it has torn the ring down, at a moment of its own. So it keeps it.
             self.buffers.leak();
             for slot in &mut self.slots {
+                if matches!(slot.role, Role::Stream(_)) {
+                    shutdown(slot, Shutdown::Both);
+                }
                 slot.socket = None;
                 mem::forget(mem::take(&mut slot.sending.bytes));
                 mem::forget(mem::take(&mut slot.role));
@@ -688,10 +697,10 @@ impl Drop for UringDriver {
     }
 }
 
-fn shutdown(slot: &Slot) {
+fn shutdown(slot: &Slot, how: Shutdown) {
     if let Some(socket) = &slot.socket {
         // It fails when the connection is gone already, and then there is nobody to tell.
-        drop(SockRef::from(socket).shutdown(Shutdown::Write));
+        drop(SockRef::from(socket).shutdown(how));
     }
 }
 

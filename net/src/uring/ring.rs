@@ -11,6 +11,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::fs;
 use std::io;
 use std::thread::{self, ThreadId};
 use std::time::Duration;
@@ -25,6 +26,9 @@ const SUBMISSIONS: u32 = 256;
 const COMPLETIONS: u32 = 4096;
 /// Most sockets in the table of registered files; those beyond are used by their descriptor.
 const FILES_MAX: u32 = 4096;
+/// The first Linux, as major and minor version, that lets go of a socket as soon as it has left the table and no request on that very socket lives.
+/// Before, it waited for all requests on registered files that were older than the removal.
+const FILES_SINCE: (u32, u32) = (6, 13);
 
 /// Why there is no `io_uring` here.
 #[derive(Debug)]
@@ -67,7 +71,8 @@ pub(super) struct Ring {
     backlog: VecDeque<squeue::Entry>,
     /// The thread that entered first.
     issuer: Option<ThreadId>,
-    files: u32,
+    /// Places in the table of registered files; none on kernels that keep sockets in it for too long.
+    pub files: u32,
     enters: u64,
 }
 
@@ -81,13 +86,14 @@ impl Ring {
         let ring = builder(COMPLETIONS)
             .build(SUBMISSIONS)
             .map_err(at("setting up a ring"))?;
-        let nofile = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let files = nofile.map_or(FILES_MAX, |files| {
-            u32::try_from(files).map_or(FILES_MAX, |files| files.min(FILES_MAX))
-        });
-        ring.submitter()
-            .register_files_sparse(files)
-            .map_err(at("registering files"))?;
+        // Where it cannot be read, sockets are used by their descriptors, which every kernel closes in time.
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let files = files_for(&release);
+        if files > 0 {
+            ring.submitter()
+                .register_files_sparse(files)
+                .map_err(at("registering files"))?;
+        }
         Ok(Self {
             ring,
             backlog: VecDeque::new(),
@@ -213,6 +219,26 @@ fn passing(outcome: io::Result<usize>) -> io::Result<bool> {
     }
 }
 
+/// Places that the table of registered files gets on a kernel of this release.
+fn files_for(release: &str) -> u32 {
+    if version_of(release).is_none_or(|version| version < FILES_SINCE) {
+        return 0;
+    }
+    let nofile = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    nofile.map_or(FILES_MAX, |files| {
+        u32::try_from(files).map_or(FILES_MAX, |files| files.min(FILES_MAX))
+    })
+}
+
+/// Major and minor version of a kernel's release, such as `6.12.9-generic`.
+fn version_of(release: &str) -> Option<(u32, u32)> {
+    let (major, rest) = release.split_once('.')?;
+    let end = rest
+        .find(|letter: char| !letter.is_ascii_digit())
+        .unwrap_or(rest.len());
+    Some((major.parse().ok()?, rest[..end].parse().ok()?))
+}
+
 fn builder(completions: u32) -> io_uring::Builder {
     let mut builder = IoUring::builder();
     builder
@@ -260,5 +286,23 @@ fn check_enter() -> Result<(), Refused> {
     match ring.completion().next() {
         Some(completion) if completion.result() == 0 => Ok(()),
         _ => Err(at("entering a ring")(io::ErrorKind::Other.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_are_registered_only_where_the_kernel_lets_go_of_them() {
+        for old in ["6.1.0-18-amd64", "6.12.9", "5.15.0", "4.4.0", "2.6.60"] {
+            assert_eq!(files_for(old), 0, "{old}");
+        }
+        for unknown in ["", "6", "6.", "six.13", "6.x", "-1.13", "6.99999999999"] {
+            assert_eq!(files_for(unknown), 0, "{unknown}");
+        }
+        for new in ["6.13.0-rc1", "6.13\n", "6.18.44-fc\n", "7.0", "10.2.1"] {
+            assert!(files_for(new) > 0, "{new}");
+        }
     }
 }

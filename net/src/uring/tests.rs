@@ -195,6 +195,55 @@ fn a_key_used_again_hears_nothing_of_the_socket_before() {
 }
 
 #[test]
+fn the_other_side_hears_of_the_end_whoever_still_holds_the_socket() {
+    let Some(mut driver) = driver(8, 4096) else {
+        return;
+    };
+    let (mut first, mut second) = (connect(&mut driver, A), connect(&mut driver, B));
+    // As the table of registered files does before Linux 6.13.
+    let held: Vec<_> = driver
+        .slots
+        .iter()
+        .map(|slot| slot.socket.as_ref().unwrap().try_clone().unwrap())
+        .collect();
+    assert_eq!(driver.write(A, b"the last words").unwrap(), 14);
+    driver.close(A);
+    let end = Instant::now() + PATIENCE;
+    while driver.free.is_empty() {
+        assert!(Instant::now() < end, "the slot stays in use");
+        driver.wait(SOON, &mut Vec::new()).unwrap();
+    }
+    let mut all = Vec::new();
+    first.set_read_timeout(Some(PATIENCE)).unwrap();
+    first.read_to_end(&mut all).unwrap();
+    assert_eq!(all, b"the last words");
+    // A driver that ends on another thread can ask the kernel for nothing more.
+    thread::spawn(move || drop(driver)).join().unwrap();
+    second.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(second.read(&mut [0]).unwrap(), 0);
+    drop(held);
+}
+
+#[test]
+fn sockets_that_are_not_registered_do_the_same() {
+    let Some(mut driver) = driver(8, 4096) else {
+        return;
+    };
+    // As before Linux 6.13.
+    driver.ring.files = 0;
+    let mut peer = connect(&mut driver, A);
+    assert!(driver.slots.iter().all(|slot| !slot.registered));
+    peer.write_all(b"there").unwrap();
+    assert_eq!(read_all(&mut driver, A, 5), b"there");
+    assert_eq!(driver.write(A, b"and back").unwrap(), 8);
+    driver.close(A);
+    until_free(&mut driver);
+    let mut all = Vec::new();
+    peer.read_to_end(&mut all).unwrap();
+    assert_eq!(all, b"and back");
+}
+
+#[test]
 fn closing_what_is_under_way_frees_it() {
     let Some(mut driver) = driver(8, 4096) else {
         return;
@@ -250,7 +299,8 @@ fn more_connections_than_are_accepted_ahead_all_come() {
         }
     }
     assert_eq!(taken, count);
-    // The kernel was asked to pause when many waited; the loop took them before it had paused.
+    // The kernel was asked to pause when many waited; the loop took them before it had paused, which it does with the next call.
+    driver.wait(SOON, &mut Vec::new()).unwrap();
     let _late = TcpStream::connect(addr).unwrap();
     until(&mut driver, |event| {
         event.key == Key(9999) && event.readable
