@@ -45,8 +45,8 @@ pub trait Service {
     /// The end of every turn, after all messages: also when the deadline has passed or the loop was woken up.
     fn turn(&mut self, net: &mut Net, now: Instant);
 
-    /// Whether it takes messages in this turn. If not, nothing is read from any link, so that the other sides feel it and slow down, until
-    /// somebody wakes the loop.
+    /// Whether it takes messages now. If not, nothing more is read from any link, so that the other sides feel it and slow down, until somebody wakes
+    /// the loop. It is asked before each read; the messages of one read, of at most 256 KiB and what was left of a packet, come in any case.
     fn takes_messages(&self) -> bool {
         true
     }
@@ -284,14 +284,7 @@ impl Reactor {
 
     fn turn(&mut self, service: &mut (impl Service + ?Sized), now: Instant) {
         self.take_events();
-        if service.takes_messages() {
-            std::mem::swap(&mut self.net.ready, &mut self.reading);
-            for index in self.reading.drain(..) {
-                if let Some(link) = self.net.link_at(index) {
-                    read(&mut self.net, &mut self.scratch, service, link);
-                }
-            }
-        }
+        self.read_links(service);
         while let Some(held) = self.net.timers() {
             if self.net.is_up(held.link) {
                 self.net.count_message();
@@ -301,6 +294,25 @@ impl Reactor {
         report_downs(&mut self.net, service);
         service.turn(&mut self.net, now);
         self.net.flush();
+    }
+
+    /// Reads the links that have something, each its share, for as long as the service takes messages. It is asked before each read: what thousands
+    /// of clients have sent must not pile up in a service that ran out of room at the first of them.
+    fn read_links(&mut self, service: &mut (impl Service + ?Sized)) {
+        std::mem::swap(&mut self.net.ready, &mut self.reading);
+        let mut taken = 0;
+        while taken < self.reading.len() && service.takes_messages() {
+            if let Some(link) = self.net.link_at(self.reading[taken]) {
+                read(&mut self.net, &mut self.scratch, service, link);
+            }
+            taken += 1;
+        }
+        self.reading.drain(..taken);
+        if !self.reading.is_empty() {
+            // They come first next time, so that a service that stalls at every turn still hears everybody.
+            self.reading.append(&mut self.net.ready);
+            std::mem::swap(&mut self.net.ready, &mut self.reading);
+        }
     }
 
     fn take_events(&mut self) {
@@ -349,7 +361,7 @@ fn read(net: &mut Net, scratch: &mut [u8], service: &mut (impl Service + ?Sized)
             return;
         }
         share = share.saturating_sub(count);
-        if share == 0 {
+        if share == 0 || !service.takes_messages() {
             return net.mark_readable(link, read_closed);
         }
     }

@@ -59,6 +59,7 @@ struct Probe {
     seen: mpsc::Sender<Seen>,
     echoes: bool,
     deaf: Arc<AtomicBool>,
+    full_at_one: bool,
     stopping: bool,
 }
 
@@ -68,6 +69,9 @@ impl Service for Probe {
             assert_eq!(net.send(link, bytes), SendOutcome::Queued);
         } else {
             let _ = self.seen.send(Seen::Message(bytes.to_vec()));
+        }
+        if self.full_at_one {
+            self.deaf.store(true, Ordering::Release);
         }
     }
 
@@ -119,6 +123,8 @@ pub struct Setup {
     pub shared: bool,
     /// While it is set the loop takes no messages.
     pub deaf: Arc<AtomicBool>,
+    /// Whether each message sets it.
+    pub full_at_one: bool,
     pub config: ReactorConfig,
 }
 
@@ -132,6 +138,7 @@ impl Setup {
             listen: "127.0.0.1:0".parse().unwrap(),
             shared: false,
             deaf: Arc::default(),
+            full_at_one: false,
             config: crate::config(),
         }
     }
@@ -176,6 +183,7 @@ impl Setup {
             seen,
             echoes: self.echoes,
             deaf: self.deaf,
+            full_at_one: self.full_at_one,
             stopping: false,
         };
         let thread = std::thread::spawn(move || reactor.run(&mut probe).unwrap());

@@ -92,3 +92,53 @@ fn a_loop_without_room_reads_nothing_and_loses_nothing() {
         assert_eq!(b.until_message(), number.to_le_bytes());
     }
 }
+
+#[test]
+fn a_loop_that_runs_out_of_room_reads_no_further_link_and_begins_with_those_it_left_out() {
+    const PEERS: u8 = 5;
+    let deaf = Arc::new(AtomicBool::new(false));
+    let mut setup = Setup::node(9);
+    (setup.deaf, setup.full_at_one) = (Arc::clone(&deaf), true);
+    let full = setup.start();
+    let peers: Vec<Loop> = (1..=PEERS).map(|id| Setup::node(id).start()).collect();
+    let links: Vec<_> = peers
+        .iter()
+        .map(|peer| {
+            peer.dial(&full);
+            full.until_up(peer.me);
+            peer.until_up(full.me)
+        })
+        .collect();
+    deaf.store(true, Ordering::Release);
+    for (peer, link) in peers.iter().zip(&links) {
+        assert_eq!(
+            peer.send(*link, vec![peer.me.node().unwrap().0.to_le_bytes()[0]]),
+            SendOutcome::Queued
+        );
+    }
+    // What a turn has queued is on its way when the next one answers, and what has come is known a turn later.
+    for one in peers.iter().chain([&full, &full]) {
+        one.ask(|_| ());
+    }
+    let mut heard = Vec::new();
+    for round in 0..2 * PEERS {
+        deaf.store(false, Ordering::Release);
+        // A turn that begins after it.
+        full.ask(|_| ());
+        let said = full.until_message();
+        // Whatever a turn reads it has read before it answers.
+        full.ask(|_| ());
+        let more = full.events.try_recv();
+        assert!(more.is_err(), "with room for one message, also {more:?}");
+        let from = usize::from(said[0]) - 1;
+        if round < PEERS {
+            let again = peers[from].send(links[from], said.clone());
+            assert_eq!(again, SendOutcome::Queued);
+        }
+        heard.push(said[0]);
+    }
+    for half in heard.chunks_mut(usize::from(PEERS)) {
+        half.sort_unstable();
+        assert_eq!(half, (1..=PEERS).collect::<Vec<u8>>());
+    }
+}
