@@ -44,7 +44,7 @@ const REQUEST_BYTES_MAX: u64 = 64 << 10;
 /// The longest answer that is read: a status of 128 nodes has less than 64 KiB. Bytes.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 /// How long an answer may take: the loop turns every T0 even when idle, and a state digest may take a while.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long a connection may stay silent.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Unix socket addresses hold 108 bytes with a closing zero. Longer paths go through the open folder.

@@ -26,7 +26,7 @@ pub(super) struct Chunk {
     arrivals: Vec<Arrival>,
     bytes: Vec<u8>,
     prechecked: Vec<Prechecked>,
-    reports: Vec<LinksReport>,
+    reports: Vec<(u64, LinksReport)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -64,8 +64,8 @@ pub(super) enum Item<'a> {
         /// To whom.
         party: Party,
     },
-    /// What the lane's links have done, as it was asked.
-    Report(Box<LinksReport>),
+    /// What the lane's links have done, as it was asked, with the round of the question.
+    Report(u64, Box<LinksReport>),
 }
 
 impl Chunk {
@@ -97,9 +97,9 @@ impl Chunk {
         self.arrivals.push(Arrival::Down { link, party });
     }
 
-    pub fn push_report(&mut self, report: LinksReport) {
+    pub fn push_report(&mut self, round: u64, report: LinksReport) {
         self.arrivals.push(Arrival::Report);
-        self.reports.push(report);
+        self.reports.push((round, report));
     }
 
     /// Takes everything out, in order.
@@ -128,7 +128,7 @@ pub(super) struct Items<'a> {
     arrivals: Drain<'a, Arrival>,
     bytes: &'a [u8],
     prechecked: Drain<'a, Prechecked>,
-    reports: Drain<'a, LinksReport>,
+    reports: Drain<'a, (u64, LinksReport)>,
 }
 
 impl<'a> Iterator for Items<'a> {
@@ -150,7 +150,8 @@ impl<'a> Iterator for Items<'a> {
             Arrival::Down { link, party } => Item::Down { link, party },
             Arrival::Report => {
                 let report = self.reports.next();
-                Item::Report(Box::new(report.expect("one was pushed with its arrival")))
+                let (round, report) = report.expect("one was pushed with its arrival");
+                Item::Report(round, Box::new(report))
             }
         })
     }

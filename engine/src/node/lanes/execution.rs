@@ -92,6 +92,7 @@ pub(super) fn execution<S: StateMachine>(
         spent: back,
         questions: 0,
         questions_dropped: 0,
+        reporting: false,
     };
     (execution, remote)
 }
@@ -178,6 +179,8 @@ pub(super) struct Remote {
     spent: queue::Sender<Replies>,
     questions: usize,
     questions_dropped: u64,
+    /// A report is under way.
+    reporting: bool,
 }
 
 impl Remote {
@@ -186,7 +189,8 @@ impl Remote {
         let outcome = self.outcomes.receive()?;
         match outcome {
             Outcome::Found(_) | Outcome::Settled { .. } | Outcome::Nothing => self.questions -= 1,
-            Outcome::Executed { .. } | Outcome::Report(..) => {}
+            Outcome::Report(..) => self.reporting = false,
+            Outcome::Executed { .. } => {}
         }
         Some(outcome)
     }
@@ -202,8 +206,15 @@ impl Remote {
         let _ = self.spent.send(replies);
     }
 
+    /// Whether a report is under way: there is no room for another question then.
+    pub fn reports(&self) -> bool {
+        self.reporting
+    }
+
     /// Asks for a report; one at a time.
     pub fn ask_report(&mut self, digests: bool) {
+        assert!(!self.reporting, "one report at a time");
+        self.reporting = true;
         self.put(Task::Report { digests });
     }
 

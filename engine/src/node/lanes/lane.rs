@@ -28,8 +28,8 @@ pub(super) enum ToLane {
     Output(Arc<Output>),
     /// Close a link: the same node has a newer one at another lane.
     Close(LinkId),
-    /// Say what the links have done.
-    Report,
+    /// Say what the links have done, for this round of reports.
+    Report(u64),
     /// Inject faults.
     Fault(Fault),
     /// Inject no more faults.
@@ -136,6 +136,12 @@ impl Lane {
         }
     }
 
+    /// Tells the order loop what the links have done.
+    pub fn say_report(&mut self, round: u64, report: LinksReport) {
+        self.state.chunk.push_report(round, report);
+        self.hand_over();
+    }
+
     fn send(&self, net: &mut Net, output: &Output) {
         for message in output.messages() {
             match message.to {
@@ -222,10 +228,9 @@ impl Service for Lane {
             match told {
                 ToLane::Output(output) => self.send(net, &output),
                 ToLane::Close(link) => net.close(link),
-                ToLane::Report => {
+                ToLane::Report(round) => {
                     let report = self.report(net);
-                    self.state.chunk.push_report(report);
-                    self.hand_over();
+                    self.say_report(round, report);
                 }
                 ToLane::Fault(fault) => set_fault(net, &fault),
                 ToLane::Heal => net.faults().clear(),

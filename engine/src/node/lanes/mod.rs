@@ -21,8 +21,9 @@
 //! dialled is dialled by the lane of its number modulo N. When a node comes up at a second lane, its older link is closed. The bounds of
 //! [`twostep_net::Limits`] hold for each lane.
 //!
-//! *Queues* are bounded. A lane whose chunk finds no room reads nothing more, so that the other sides slow down; a lane that does not take what it is
-//! told loses it, as a slow link does, and the protocol says it again; the execution loop has room for all that may be open.
+//! *Queues* are bounded. A lane whose chunk finds no room reads nothing more, so that the other sides slow down; a lane that does not take the
+//! messages it is to send loses them, as a slow link does, and the protocol says them again; what nobody says again is kept for it ([`teller`]);
+//! the execution loop has room for all that may be open.
 //! A loop rings another one only if that one sleeps ([`twostep_net::queue`]).
 //!
 //! *Results do not depend on N.* A lane adds nothing to a message but the outcome of checks that are functions of the message ([`crate::prechecked`]).
@@ -35,9 +36,11 @@
 
 mod chunk;
 mod execution;
+mod gathering;
 mod lane;
 mod order;
 mod output;
+mod teller;
 #[cfg(test)]
 mod tests;
 
@@ -48,9 +51,11 @@ use std::thread::{self, JoinHandle};
 use twostep_net::{Idle, Reactor, Sleeper, WakeUp, pin, queue};
 
 use self::execution::{ExecutionLoop, execution};
+use self::gathering::Gathering;
 use self::lane::{Lane, LaneState, SharedHorizon};
-use self::order::{Gathering, LaneEnd, OrderLoop};
+use self::order::{LaneEnd, OrderLoop};
 use self::output::{LinkTable, Outputs};
+use self::teller::Teller;
 use crate::executor::Executor;
 use crate::node::NodeError;
 use crate::node::control::Asked;
@@ -109,7 +114,8 @@ impl<S: StateMachine + 'static> Loops<S> {
         for (index, waker) in lane_wakers.into_iter().enumerate() {
             let room = waker.clone();
             let (to_order, chunks) = queue::bounded_both(CHUNKS_MAX, order_waker.clone(), room);
-            let (told, from_order) = queue::bounded(TOLD_MAX, waker);
+            // What found no room is told as soon as there is some.
+            let (told, from_order) = queue::bounded_both(TOLD_MAX, waker, order_waker.clone());
             // Nobody waits for empty chunks.
             let (back, spent) = queue::bounded(CHUNKS_MAX, WakeUp::new(|| {}));
             lanes.push(Lane {
@@ -128,7 +134,7 @@ impl<S: StateMachine + 'static> Loops<S> {
             ends.push(LaneEnd {
                 chunks,
                 spent: back,
-                told,
+                teller: Teller::new(told),
             });
         }
         let window = core.identification.cluster.configuration.limits().window;

@@ -13,14 +13,16 @@ use twostep_net::{Sleeper, queue};
 
 use super::chunk::{Chunk, Item};
 use super::execution::{Outcome, Remote};
-use super::lane::{SharedHorizon, ToLane};
+use super::gathering::{Gathered, Gathering, Purpose, ROUND_TIME_MAX};
+use super::lane::SharedHorizon;
 use super::output::{LinkTable, Outputs};
+use super::teller::Teller;
 use crate::machine::Input;
 use crate::node::control::{Answer, Asked, Request};
 use crate::node::core::Core;
 use crate::node::faults::FAULTS_FORBIDDEN;
 use crate::node::refused_time::thread_time;
-use crate::node::report::{ExecutionReport, LinksReport};
+use crate::node::report::ExecutionReport;
 use crate::node::stages::Stage;
 use crate::types::Time;
 
@@ -29,7 +31,7 @@ pub(super) struct LaneEnd {
     pub chunks: queue::Receiver<Chunk>,
     /// Takes empty chunks back.
     pub spent: queue::Sender<Chunk>,
-    pub told: queue::Sender<ToLane>,
+    pub teller: Teller,
 }
 
 /// The replica with its lanes and its execution.
@@ -50,23 +52,6 @@ pub(super) struct OrderLoop {
     pub dropped: u64,
 }
 
-/// Reports of all loops on their way, for who asked.
-#[derive(Default)]
-pub(super) struct Gathering {
-    /// Whom the reports that are under way are for; nobody if none are.
-    for_whom: Vec<Purpose>,
-    /// Who asked since: they get newer ones.
-    waiting: Vec<Purpose>,
-    missing: usize,
-    links: Option<LinksReport>,
-    execution: Option<(ExecutionReport, u64)>,
-}
-
-enum Purpose {
-    Status { asked: Asked, digests: bool },
-    Readiness,
-}
-
 impl OrderLoop {
     /// Works until the node ends.
     pub fn run(mut self) {
@@ -76,7 +61,9 @@ impl OrderLoop {
             let more =
                 self.remote.has_outcome() || self.lanes.iter().any(|lane| !lane.chunks.is_empty());
             if !more {
-                self.sleeper.wait(now, worked, self.core.deadline());
+                let deadlines = [self.core.deadline(), self.gathering.deadline()];
+                let deadline = deadlines.into_iter().flatten().min();
+                self.sleeper.wait(now, worked, deadline);
             }
             now = Instant::now();
         }
@@ -85,6 +72,9 @@ impl OrderLoop {
     /// One turn; whether there was anything to do.
     pub fn turn(&mut self, now: Instant) -> bool {
         let time = self.core.time(now);
+        for lane in &mut self.lanes {
+            lane.teller.retry();
+        }
         let mut worked = self.take_outcomes(time);
         for lane in 0..self.lanes.len() {
             if let Some(mut chunk) = self.lanes[lane].chunks.receive() {
@@ -113,11 +103,14 @@ impl OrderLoop {
                 }
                 Item::Up { link, party } => {
                     for (lane, older) in self.table.up(lane, link, party) {
-                        self.tell(lane, ToLane::Close(older));
+                        self.lanes[lane].teller.close(older);
                     }
                 }
-                Item::Down { link, party } => self.table.down(lane, link, party),
-                Item::Report(report) => self.gathering.take(*report),
+                Item::Down { link, party } => {
+                    self.table.down(lane, link, party);
+                    self.lanes[lane].teller.closed(link);
+                }
+                Item::Report(round, report) => self.gathering.take_links(lane, round, *report),
             }
         }
         chunk.clear();
@@ -129,7 +122,7 @@ impl OrderLoop {
         while let Some(outcome) = self.remote.outcome() {
             worked = true;
             if let Outcome::Report(report, cpu_us) = outcome {
-                self.gathering.execution = Some((report, cpu_us));
+                self.gathering.take_execution(report, cpu_us);
                 continue;
             }
             let begun = Instant::now();
@@ -156,7 +149,8 @@ impl OrderLoop {
         self.core.step(links, &mut self.remote, time, Input::Tick);
         if let Some((output, lanes)) = self.outputs.take() {
             for lane in (0..self.lanes.len()).filter(|lane| lanes & (1 << lane) != 0) {
-                self.tell(lane, ToLane::Output(Arc::clone(&output)));
+                let taken = self.lanes[lane].teller.output(&output);
+                self.dropped += u64::from(!taken);
             }
         }
         self.horizon.publish(self.core.machine.replica().horizon());
@@ -164,43 +158,41 @@ impl OrderLoop {
             self.answer(asked);
         }
         if self.core.readiness_changed(now) {
-            self.gathering.waiting.push(Purpose::Readiness);
+            self.gathering.ask_readiness();
         }
         self.gather(now);
-    }
-
-    /// Puts something into a lane's queue. A lane that does not keep up loses it, which is what a full link does, and the protocol repairs it.
-    fn tell(&mut self, lane: usize, told: ToLane) {
-        if self.lanes[lane].told.send(told).is_err() {
-            self.dropped += 1;
-        }
-    }
-
-    fn tell_all(&mut self, told: impl Fn() -> ToLane) {
-        for lane in 0..self.lanes.len() {
-            self.tell(lane, told());
-        }
     }
 
     fn answer(&mut self, asked: Asked) {
         let answer = match &asked.request {
             Request::Status { digests } => {
                 let digests = *digests;
-                self.gathering
-                    .waiting
-                    .push(Purpose::Status { asked, digests });
+                if let Err(asked) = self.gathering.ask_status(asked, digests) {
+                    let why = "too many requests wait for reports; try again".to_owned();
+                    // Who asked may have given up.
+                    let _ = asked.answer.try_send(Answer::Error(why));
+                }
                 return;
             }
             Request::Misbehave { strategy } => self.core.misbehave(strategy.as_deref()),
             _ if !self.faults_allowed => Answer::Error(FAULTS_FORBIDDEN.to_owned()),
             Request::Fault(fault) => {
-                let fault = fault.clone();
-                self.tell_all(|| ToLane::Fault(fault.clone()));
-                warn!("injecting {fault:?}");
-                Answer::Done
+                if let Some(full) = self.lanes.iter().position(|lane| !lane.teller.may_fault()) {
+                    Answer::Error(format!(
+                        "lane {full} has not taken the faults before; try again"
+                    ))
+                } else {
+                    for lane in &mut self.lanes {
+                        lane.teller.fault(fault.clone());
+                    }
+                    warn!("injecting {fault:?}");
+                    Answer::Done
+                }
             }
             Request::Heal {} => {
-                self.tell_all(|| ToLane::Heal);
+                for lane in &mut self.lanes {
+                    lane.teller.heal();
+                }
                 info!("injecting no more faults");
                 Answer::Done
             }
@@ -209,24 +201,67 @@ impl OrderLoop {
         let _ = asked.answer.try_send(answer);
     }
 
-    /// Begins to collect reports if somebody waits for them, and answers when all are there.
+    /// Begins to collect reports if somebody waits for them, and answers when all are there or their time has passed.
     fn gather(&mut self, now: Instant) {
-        if self.gathering.for_whom.is_empty() && !self.gathering.waiting.is_empty() {
-            let gathering = &mut self.gathering;
-            gathering.for_whom = std::mem::take(&mut gathering.waiting);
-            let with = |one: &Purpose| matches!(one, Purpose::Status { digests: true, .. });
-            let digests = gathering.for_whom.iter().any(with);
-            gathering.missing = self.lanes.len();
+        // The execution loop may still be at the report of a round that was given up.
+        if self.gathering.may_begin() && !self.remote.reports() {
+            let (round, digests) = self.gathering.begin(now, self.lanes.len());
             self.remote.ask_report(digests);
-            self.tell_all(|| ToLane::Report);
+            for lane in &mut self.lanes {
+                lane.teller.ask_report(round);
+            }
         }
-        if self.gathering.for_whom.is_empty() || self.gathering.missing > 0 {
-            return;
-        }
-        let Some((execution, execution_cpu_us)) = self.gathering.execution.take() else {
+        let Some(gathered) = self.gathering.take(now) else {
             return;
         };
-        let mut links = self.gathering.links.take().expect("every lane reported");
+        let Gathered {
+            for_whom,
+            links,
+            execution,
+            missing,
+        } = gathered;
+        let found = match (links, execution) {
+            (Some(mut links), Some((execution, execution_cpu_us))) if missing.is_empty() => {
+                links.lanes.extend(self.counts(execution_cpu_us));
+                Ok((links, execution))
+            }
+            (links, execution) => {
+                let late = late(&missing, execution.is_none());
+                warn!("{late}");
+                Err((links, late))
+            }
+        };
+        let mut readiness = false;
+        for purpose in for_whom {
+            match purpose {
+                Purpose::Readiness => readiness = true,
+                Purpose::Status { asked, digests } => {
+                    let answer = match &found {
+                        Ok((links, execution)) => {
+                            let state = execution.state.filter(|_| digests);
+                            let execution = ExecutionReport {
+                                state,
+                                ..*execution
+                            };
+                            let status = self.core.status(now, links.clone(), &execution);
+                            Answer::Status(Box::new(status))
+                        }
+                        Err((_, late)) => Answer::Error(late.clone()),
+                    };
+                    // Who asked may have given up.
+                    let _ = asked.answer.try_send(answer);
+                }
+            }
+        }
+        if readiness {
+            let links = found.map_or_else(|(links, _)| links, |(links, _)| Some(links));
+            let peers = links.map(|links| links.peers).unwrap_or_default();
+            self.core.log_readiness(now, peers.into_iter());
+        }
+    }
+
+    /// What this loop and the execution loop have done, by name.
+    fn counts(&self, execution_cpu_us: u64) -> impl Iterator<Item = (String, u64)> {
         let cpu_us = u64::try_from(thread_time().as_micros()).unwrap_or(u64::MAX);
         let counts = [
             ("order.turns", self.turns),
@@ -238,33 +273,21 @@ impl OrderLoop {
                 self.remote.questions_dropped(),
             ),
         ];
-        let counts = counts.map(|(name, count)| (name.to_owned(), count));
-        links.lanes.extend(counts);
-        let mut readiness = false;
-        for purpose in std::mem::take(&mut self.gathering.for_whom) {
-            match purpose {
-                Purpose::Readiness => readiness = true,
-                Purpose::Status { asked, digests } => {
-                    let state = execution.state.filter(|_| digests);
-                    let execution = ExecutionReport { state, ..execution };
-                    let status = self.core.status(now, links.clone(), &execution);
-                    // Who asked may have given up.
-                    let _ = asked.answer.try_send(Answer::Status(Box::new(status)));
-                }
-            }
-        }
-        if readiness {
-            self.core.log_readiness(now, links.peers.into_iter());
-        }
+        counts
+            .into_iter()
+            .map(|(name, count)| (name.to_owned(), count))
     }
 }
 
-impl Gathering {
-    fn take(&mut self, report: LinksReport) {
-        self.missing = self.missing.saturating_sub(1);
-        match &mut self.links {
-            Some(links) => links.add(report),
-            None => self.links = Some(report),
-        }
-    }
+/// Who did not report in time.
+fn late(lanes: &[usize], execution: bool) -> String {
+    let lanes = lanes.iter().map(|lane| format!("lane {lane}"));
+    let loops: Vec<String> = lanes
+        .chain(execution.then(|| "the execution loop".to_owned()))
+        .collect();
+    format!(
+        "no report within {} s from: {}; is the machine overloaded?",
+        ROUND_TIME_MAX.as_secs(),
+        loops.join(", ")
+    )
 }

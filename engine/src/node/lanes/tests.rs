@@ -6,14 +6,18 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
 use twostep_crypto::{Identity, MacKey, authenticator_key};
 use twostep_net::pool::Pool;
-use twostep_net::{Idle, Sleeper, WakeUp, queue};
+use twostep_net::{Counters, Idle, LinkId, Sleeper, WakeUp, queue};
 
 use super::chunk::Chunk;
-use super::{Loops, Plan};
+use super::gathering::ROUND_TIME_MAX;
+use super::lane::{Lane, ToLane};
+use super::order::OrderLoop;
+use super::{Loops, Plan, TOLD_MAX};
 use crate::admission::ClientDirectory;
 use crate::batch::{BundleWriter, Request, RequestKind};
 use crate::configuration::Limits;
@@ -21,8 +25,10 @@ use crate::executor::Executor;
 use crate::key_value::{KeyValue, Operation};
 use crate::machine::{Input, To};
 use crate::message::Message;
+use crate::node::control::{self, Answer, Asked, Fault, REQUESTS_MAX};
 use crate::node::core::Core;
 use crate::node::effects::Links;
+use crate::node::report::LinksReport;
 use crate::node::testnet::{TestnetPlan, client_folder, create, node_folder};
 use crate::node::{ClientFolder, Identification, NodeConfig, NodeOptions};
 use crate::quorum::FaultModel;
@@ -256,26 +262,33 @@ fn record(cluster: &Cluster, watched: u16) -> (Vec<Turn>, Digests) {
     (log, found)
 }
 
-/// Replays a log through `lanes` lanes.
-fn replay(cluster: &Cluster, node: u16, log: &[Turn], lanes: usize) -> (Digests, u64) {
+/// The loops of a node that takes faults, and where it is asked.
+fn loops(cluster: &Cluster, node: u16, lanes: usize) -> (Loops<KeyValue>, queue::Sender<Asked>) {
     let (core, executor, precheck) = cluster.core(node);
-    let (_asking, requests) = queue::bounded(1, WakeUp::new(|| {}));
-    let Loops {
-        lanes: mut all,
-        mut order,
-        mut execution,
-        ..
-    } = Loops::new(Plan {
+    let (asking, requests) = queue::bounded(REQUESTS_MAX, WakeUp::new(|| {}));
+    let loops = Loops::new(Plan {
         core,
         executor,
         precheck,
         requests,
         stopping: Arc::new(AtomicBool::new(false)),
-        faults_allowed: false,
+        faults_allowed: true,
         idle: Idle::default(),
         lanes: (0..lanes).map(|_| WakeUp::new(|| {})).collect(),
         sleeper: Sleeper::new(Idle::default()),
     });
+    (loops, asking)
+}
+
+/// Replays a log through `lanes` lanes.
+fn replay(cluster: &Cluster, node: u16, log: &[Turn], lanes: usize) -> (Digests, u64) {
+    let (loops, _asking) = loops(cluster, node, lanes);
+    let Loops {
+        lanes: mut all,
+        mut order,
+        mut execution,
+        ..
+    } = loops;
     let mut now = cluster.start;
     for turn in log {
         now += TURN;
@@ -354,4 +367,183 @@ fn chunks_keep_the_order_of_what_came() {
     assert_eq!(lengths, (0..10).collect::<Vec<usize>>());
     chunk.clear();
     assert!(chunk.is_empty() && chunk.drain().next().is_none());
+}
+
+/// Asks a node something.
+fn ask(asking: &queue::Sender<Asked>, request: control::Request) -> Receiver<Answer> {
+    let (answer, answered) = sync_channel(1);
+    asking.send(Asked { request, answer }).unwrap();
+    answered
+}
+
+/// Takes all that a lane is told, but for outputs.
+fn told(lane: &Lane) -> Vec<ToLane> {
+    let told = std::iter::from_fn(|| lane.from_order.receive());
+    told.filter(|told| !matches!(told, ToLane::Output(_)))
+        .collect()
+}
+
+/// The round that a lane is asked to report for.
+fn round(lane: &Lane) -> u64 {
+    match told(lane)[..] {
+        [ToLane::Report(round)] => round,
+        ref other => panic!("expected a question for a report, found {other:?}"),
+    }
+}
+
+fn links_report(client_links: usize) -> LinksReport {
+    LinksReport {
+        counters: Counters::default(),
+        driver: "none".to_owned(),
+        peers: Vec::new(),
+        client_links,
+        lanes: Vec::new(),
+    }
+}
+
+/// Gives a lane more outputs than it has room for.
+fn fill(order: &mut OrderLoop, lane: usize) {
+    let teller = &order.lanes[lane].teller;
+    for _ in 0..TOLD_MAX {
+        let _ = teller.output(&Arc::default());
+    }
+    assert!(!teller.output(&Arc::default()), "the queue is full");
+}
+
+const STATUS: control::Request = control::Request::Status { digests: false };
+
+#[test]
+fn a_lane_that_had_no_room_is_told_all_that_nobody_says_again() {
+    let cluster = Cluster::new();
+    let (loops, asking) = loops(&cluster, 0, 2);
+    let Loops {
+        mut lanes,
+        mut order,
+        mut execution,
+        ..
+    } = loops;
+    let now = cluster.start;
+    fill(&mut order, 0);
+    let status = ask(&asking, STATUS);
+    let cut = |peer| Fault {
+        peer: Some(peer),
+        cut: true,
+        ..Fault::default()
+    };
+    for request in [
+        control::Request::Fault(cut(1)),
+        control::Request::Heal {},
+        control::Request::Fault(cut(2)),
+    ] {
+        let _ = ask(&asking, request);
+    }
+    // A node comes up at the full lane and then at the other one.
+    let (link, party) = (LinkId::NONE, Party::Node(NodeId(1)));
+    for lane in [0, 1] {
+        let mut chunk = Chunk::default();
+        chunk.push_up(link, party);
+        order.take(lane, &mut chunk, order.core.time(now));
+    }
+    order.turn(now);
+    let at_once = told(&lanes[0]);
+    assert!(at_once.is_empty(), "there was no room: {at_once:?}");
+    // The lane has taken what was there.
+    order.turn(now);
+    let later = told(&lanes[0]);
+    let [
+        ToLane::Close(closed),
+        ToLane::Heal,
+        ToLane::Fault(fault),
+        ToLane::Report(asked),
+    ] = &later[..]
+    else {
+        panic!("{later:?}")
+    };
+    assert_eq!((*closed, fault, *asked), (link, &cut(2), 1));
+    lanes[0].say_report(1, links_report(1));
+    lanes[1].say_report(1, links_report(2));
+    execution.turn();
+    order.turn(now);
+    let Ok(Answer::Status(status)) = status.try_recv() else {
+        panic!("every loop has reported");
+    };
+    assert_eq!(status.client_links, 3);
+}
+
+#[test]
+fn faults_that_a_lane_does_not_take_are_refused_at_a_bound() {
+    let cluster = Cluster::new();
+    let (loops, asking) = loops(&cluster, 0, 2);
+    let mut order = loops.order;
+    fill(&mut order, 0);
+    let mut refused = 0;
+    for _ in 0..200 {
+        let answer = ask(&asking, control::Request::Fault(Fault::default()));
+        order.turn(cluster.start);
+        match answer.try_recv().unwrap() {
+            Answer::Error(why) => {
+                assert!(why.contains("lane 0 has not taken"), "{why}");
+                refused += 1;
+            }
+            other => assert!(other == Answer::Done && refused == 0, "{other:?}"),
+        }
+    }
+    assert_eq!(refused, 200 - 64);
+}
+
+#[test]
+fn a_loop_that_does_not_report_ends_one_round_of_reports_and_not_all() {
+    let cluster = Cluster::new();
+    let (loops, asking) = loops(&cluster, 0, 2);
+    let Loops {
+        mut lanes,
+        mut order,
+        mut execution,
+        ..
+    } = loops;
+    let mut now = cluster.start;
+    let first = ask(&asking, STATUS);
+    order.turn(now);
+    assert_eq!(order.gathering.deadline(), Some(now + ROUND_TIME_MAX));
+    let hung = round(&lanes[0]);
+    let asked = round(&lanes[1]);
+    lanes[1].say_report(asked, links_report(10));
+    order.turn(now);
+    assert_eq!(first.try_recv(), Err(TryRecvError::Empty));
+    now += ROUND_TIME_MAX;
+    order.turn(now);
+    let Ok(Answer::Error(why)) = first.try_recv() else {
+        panic!("the round has ended");
+    };
+    assert!(why.contains("from: lane 0, the execution loop;"), "{why}");
+    assert_eq!(order.gathering.deadline(), None);
+
+    // Questions wait for the execution loop's answer to the older one, but not without bound.
+    let mut asked = Vec::new();
+    // The log of readiness waits as well.
+    for _ in 1..REQUESTS_MAX {
+        asked.push(ask(&asking, STATUS));
+    }
+    order.turn(now);
+    let beyond = ask(&asking, STATUS);
+    order.turn(now);
+    assert!(matches!(beyond.try_recv(), Ok(Answer::Error(why)) if why.contains("too many")));
+    execution.turn();
+    order.turn(now);
+    execution.turn();
+    let (newer, same) = (round(&lanes[0]), round(&lanes[1]));
+    assert!(newer == same && newer != hung);
+    // The late answer comes before the one that counts.
+    lanes[0].say_report(hung, links_report(100));
+    lanes[0].say_report(newer, links_report(1));
+    lanes[1].say_report(newer, links_report(2));
+    for _ in 0..2 {
+        order.turn(now);
+    }
+    for answer in asked {
+        let Ok(Answer::Status(status)) = answer.try_recv() else {
+            panic!("every loop has reported");
+        };
+        assert_eq!(status.client_links, 3);
+    }
 }
