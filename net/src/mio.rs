@@ -1,4 +1,4 @@
-//! The default driver: TCP over the operating system's readiness interface, by mio (edge-triggered epoll on Linux).
+//! The driver that runs everywhere: TCP over the operating system's readiness interface, by mio (edge-triggered epoll on Linux).
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
