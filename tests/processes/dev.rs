@@ -254,7 +254,7 @@ fn bad_flags_say_what_was_expected() {
         ),
         (
             &["--rate", "fast"],
-            "expected calls per second such as 20000, half or closed, found \"fast\"",
+            "expected calls per second such as 20000, a share of the peak such as 10% (1% to 200%), half or closed, found \"fast\"",
         ),
         (&["--f", "0"], "--f 0: expected 1 to 8"),
         (

@@ -365,7 +365,7 @@ mod tests {
             "driver": "", "uptime_s": 0.0, "cpu_s": 0.0, "resident_bytes": 0, "misbehaviour": null, "signatures_made": Signatures::default(), "signatures_checked": Signatures::default(), "ready": true, "missing": [], "abstaining": null,
             "regency": 0, "leader": 0, "low": 0, "learned": decree, "executed": decree, "proposed": 0, "waiting": 0,
             "diverged": null, "digests": digests, "peers": [], "client_links": 0, "refusals": {},
-            "refused_by_peers": {}, "counters": {},
+            "refused_by_peers": {}, "counters": {}, "stages": {},
         });
         (NodeId(node), Some(serde_json::from_value(status).unwrap()))
     }

@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::JoinHandle;
 
 use twostep_engine::configuration::Limits;
@@ -37,15 +38,9 @@ impl Cluster {
         state_machine: fn() -> S,
     ) -> Cluster {
         let folder = tempfile::tempdir().unwrap();
-        // All ports are held until all are chosen, so that they differ.
-        let held: Vec<TcpListener> = (0..mode.acceptors(1))
-            .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+        let addresses = free_ports(mode.acceptors(1))
+            .map(|port| format!("127.0.0.1:{port}"))
             .collect();
-        let addresses = held
-            .iter()
-            .map(|listener| listener.local_addr().unwrap().to_string())
-            .collect();
-        drop(held);
         let plan = TestnetPlan {
             mode,
             f: 1,
@@ -94,6 +89,20 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         (0..self.nodes.len()).for_each(|node| self.stop(node));
     }
+}
+
+/// Free ports, each named once in this process. They lie below those that the system gives to sockets that ask for none,
+/// so that no link of a node takes the port of another node before it listens.
+fn free_ports(count: usize) -> impl Iterator<Item = u16> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const FIRST: u16 = 12_000;
+    const LAST: u16 = 20_000;
+    let start = u16::try_from(std::process::id() % 7_919).expect("small");
+    let candidates = std::iter::repeat_with(move || {
+        FIRST + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % (LAST - FIRST)
+    });
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    candidates.filter(free).take(count)
 }
 
 fn start_node<S: StateMachine + 'static>(
