@@ -13,7 +13,7 @@
 //! The thresholds of all fault models are in [`quorum`], the one place in which the modes differ.
 //!
 //! ```text
-//! types → quorum → configuration → batch → message → wire → machine → window → rules
+//! types → quorum → configuration → batch → message → { wire, record } → machine → window → rules
 //!       → { proposer, election, recovery, acceptor, learner, checkpoint, session } → replica, executor, client → node
 //! ```
 //!
@@ -57,6 +57,7 @@ pub mod peers;
 pub mod prechecked;
 pub mod proposer;
 pub mod quorum;
+pub mod record;
 pub mod recovery;
 pub mod replica;
 pub mod resend;

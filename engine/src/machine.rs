@@ -14,16 +14,13 @@
 
 use std::time::Duration;
 
-use thiserror::Error;
-use twostep_crypto::Signed;
-
 use crate::batch::{Batch, Bundle, Malformed};
-use crate::message::{
-    Certificate, Message, NewRegency, ProofOfLeadership, RegencyVote, Report, RequestNames,
-};
+use crate::message::{Message, RequestNames};
+pub use crate::record::Record;
 use crate::types::{
     ClientId, Decree, Digest, NodeId, NodeSet, Party, RecordSeq, Regency, Time, Value,
 };
+use thiserror::Error;
 
 /// What happened.
 #[derive(Debug)]
@@ -97,49 +94,6 @@ pub enum To {
     Nodes(NodeSet),
     /// One client, over every link it has to this node.
     Client(ClientId),
-}
-
-/// What must be durable.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Record<'a> {
-    /// The leader will propose this: before `Propose`.
-    Proposal {
-        /// In which regency.
-        regency: Regency,
-        /// For which decree.
-        decree: Decree,
-        /// What, body included.
-        batch: &'a Batch,
-    },
-    /// The acceptor votes for this: before `Accepted`.
-    Vote {
-        /// In which regency.
-        regency: Regency,
-        /// For which decree.
-        decree: Decree,
-        /// What, body included: after a power cut someone must still have it.
-        batch: &'a Batch,
-    },
-    /// The learner learned this: before a `Checkpoint` at or above it.
-    Learned {
-        /// Which decree.
-        decree: Decree,
-        /// What, body included.
-        batch: &'a Batch,
-    },
-    /// The acceptor enters a regency: before its report, which is made once and kept.
-    Promise {
-        /// Why the regency was entered.
-        proof: &'a ProofOfLeadership,
-        /// What it reports.
-        report: &'a Signed<Report>,
-    },
-    /// The leader shows its voucher: before `NewRegency`.
-    NewRegency(&'a NewRegency),
-    /// The proposer votes for a regency: before `Vote`.
-    RegencyVote(&'a Signed<RegencyVote>),
-    /// The window moves: before a vote that needs it and before pruning.
-    Low(&'a Certificate),
 }
 
 /// What is to be done. A sink; infallible: the host reserves room before [`Machine::step`] and drops what

@@ -181,6 +181,10 @@ pub fn record(record: &Record<'_>) -> String {
         ),
         Record::NewRegency(shown) => format!("NewRegency r{}", shown.regency),
         Record::RegencyVote(vote) => format!("RegencyVote r{}", vote.content.regency),
+        Record::Lead(regency) => format!("Lead r{regency}"),
+        Record::Entered { regency, .. } => format!("Entered r{regency}"),
+        Record::Rejoined { regency, .. } => format!("Rejoined r{regency}"),
+        Record::Checkpoint(claim) => format!("Checkpoint {}", claim.checkpoint.decree),
     }
 }
 

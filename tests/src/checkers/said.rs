@@ -100,7 +100,12 @@ impl SaidChecker {
             Record::Learned { decree, .. } => Kept::Learned(*decree),
             Record::Low(certificate) => Kept::Low(certificate.decree),
             Record::Promise { report, .. } => Kept::Promise(report.content.regency),
-            Record::NewRegency(_) | Record::RegencyVote(_) => Kept::Other,
+            Record::Rejoined { .. }
+            | Record::Entered { .. }
+            | Record::Lead(_)
+            | Record::NewRegency(_)
+            | Record::RegencyVote(_)
+            | Record::Checkpoint(_) => Kept::Other,
         };
         self.node(node).pending.push_back((seq, kept));
     }
