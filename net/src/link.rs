@@ -24,10 +24,11 @@ use twostep_crypto::{PROTOCOL_VERSION, Party, PublicIdentity, link_keys};
 use crate::hello::{Directory, HELLO_BYTES, Hello, Local, MAGIC, key_nonce};
 use crate::outbox::Outbox;
 use crate::packet::{
-    Fragment, Frames, HEADER_BYTES, Header, Kind, Opener, PacketLimits, Reassembly, Sealer, frames,
-    split, wire_u32,
+    Fragment, Frames, HEADER_BYTES, Header, Kind, Opener, PacketLimits, Sealer, frames, split,
+    wire_u32,
 };
 use crate::pieces::Pieces;
+use crate::reassembly::Reassembly;
 use crate::refusal::{DETAIL_BYTES_MAX, LinkError, Refused, read_refusal};
 use datagrams::Datagrams;
 

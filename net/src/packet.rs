@@ -11,23 +11,25 @@
 //!
 //! No counter is taken twice, so a packet that is played back is refused. A message above the packet limit travels as fragments.
 //!
-//! On a stream counters ascend strictly, and one message is reassembled at a time: its id makes a missing or foreign fragment visible, which ends
-//! the link. On datagrams packets are lost, doubled and overtake each other: counters are taken in any order within a window
-//! (`replay`), and several messages are reassembled at once (`pieces`); a lost fragment loses its message and nothing else.
+//! On a stream counters ascend strictly, and one message is reassembled at a time (`reassembly`); a missing or foreign fragment ends the link.
+//! On datagrams packets are lost, doubled and overtake each other: counters are taken in any order within a window (`replay`), and several messages
+//! are reassembled at once (`pieces`); a lost fragment loses its message and nothing else.
 //! Packets of the kinds Close and Credit then have counters of their own, from 2^63 on and strictly ascending: they overtake the data that waits.
 //!
 //! Cost: sealing and opening work in place on the link's buffers and copy nothing but fragments.
 //! Source: DESIGN.md section 4. What precedes the first data packet stands in [`crate::link`].
 
 mod gaps;
+mod opener;
+mod sealer;
 
-use std::ops::Range;
+use twostep_crypto::PROTOCOL_VERSION;
 
-use twostep_crypto::{MacKey, PROTOCOL_VERSION, Tag};
-
-use crate::replay::Window;
 pub use gaps::GAP_BYTES_MIN;
-use gaps::{GAPS_MAX, Gaps};
+pub use opener::Opener;
+pub use sealer::Sealer;
+
+use gaps::GAPS_MAX;
 
 /// Bytes before the frames of a packet.
 pub const HEADER_BYTES: usize = 32;
@@ -53,9 +55,6 @@ const COVERED_BYTES: usize = 16;
 /// A fragment shorter than this waits for the next packet: its header would weigh more than it carries. Only the last one of a message may be shorter,
 /// and links of datagrams hold the other side to that.
 pub(crate) const FRAGMENT_BYTES_MIN: usize = 512;
-/// A reassembly buffer above this is not kept between messages: the largest messages are rare, and links are many.
-const KEPT_BYTES: usize = 4 * 1024 * 1024;
-
 /// What a packet is for. Everything but `Data` and `Gapped` belongs to the handshake or ends the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
@@ -253,269 +252,6 @@ pub fn split(bytes: &[u8], packet_bytes_max: usize) -> Result<Option<&[u8]>, Pac
     Ok(bytes.get(..length))
 }
 
-/// Appends messages to a send buffer and seals its packets in place.
-pub struct Sealer {
-    key: MacKey,
-    limits: PacketLimits,
-    counter: u64,
-    /// The newest counter of the control line.
-    control: u64,
-    message_id: u64,
-    /// Where the packet that still takes frames begins in the buffer.
-    open: Option<usize>,
-    gaps: Gaps,
-}
-
-impl Sealer {
-    /// A sealer that starts after `counter`, the newest counter that this direction has used.
-    #[must_use]
-    pub fn new(key: MacKey, limits: PacketLimits, counter: u64) -> Self {
-        limits.check();
-        Self {
-            key,
-            limits,
-            counter,
-            control: CONTROL_LINE,
-            message_id: 0,
-            open: None,
-            gaps: Gaps::default(),
-        }
-    }
-
-    /// Appends one message, given in parts; the tag leaves out the `gaps` in their joined bytes, as far as a packet's
-    /// list takes them. Returns how many packets became full and were sealed.
-    ///
-    /// # Panics
-    /// When the message exceeds `message_bytes_max`, or the gaps do not ascend within it: the link checks before.
-    pub fn push(&mut self, out: &mut Vec<u8>, parts: &[&[u8]], gaps: &[Range<usize>]) -> u64 {
-        let total: usize = parts.iter().map(|part| part.len()).sum();
-        assert!(
-            total <= self.limits.message_bytes_max,
-            "a message of {total} bytes exceeds the limit"
-        );
-        let list = gaps::list_bytes(gaps.len().min(GAPS_MAX));
-        if HEADER_BYTES + FRAME_HEADER_BYTES + total + list > self.limits.packet_bytes_max {
-            return self.push_fragments(out, parts, total, gaps);
-        }
-        let mut sealed = 0;
-        if self.room(out) < FRAME_HEADER_BYTES + total + list {
-            sealed += u64::from(self.seal(out));
-        }
-        self.begin(out);
-        out.extend_from_slice(&wire_u32(total).to_le_bytes());
-        self.leave_out(out, gaps, 0..total);
-        for part in parts {
-            out.extend_from_slice(part);
-        }
-        sealed
-    }
-
-    /// Completes the open packet, if there is one, and says whether there was.
-    pub fn seal(&mut self, out: &mut Vec<u8>) -> bool {
-        let Some(start) = self.open.take() else {
-            return false;
-        };
-        let kind = if self.gaps.is_empty() {
-            Kind::Data
-        } else {
-            self.gaps.write(out);
-            Kind::Gapped
-        };
-        self.counter += 1;
-        seal_packet(&self.key, kind, self.counter, &mut out[start..]);
-        true
-    }
-
-    /// Appends one sealed packet of another kind.
-    pub fn push_packet(&mut self, out: &mut Vec<u8>, kind: Kind, body: &[u8]) {
-        self.seal(out);
-        let start = out.len();
-        out.extend_from_slice(&[0; HEADER_BYTES]);
-        out.extend_from_slice(body);
-        self.counter += 1;
-        seal_packet(&self.key, kind, self.counter, &mut out[start..]);
-    }
-
-    /// Appends one sealed packet to `out`, which is not the buffer of the data: the packet may overtake it. Datagrams only.
-    pub fn push_control(&mut self, out: &mut Vec<u8>, kind: Kind, body: &[u8]) {
-        self.control += 1;
-        let start = out.len();
-        out.extend_from_slice(&[0; HEADER_BYTES]);
-        out.extend_from_slice(body);
-        seal_packet(&self.key, kind, self.control, &mut out[start..]);
-    }
-
-    /// Packets sealed so far, plus the counter that it started after.
-    #[must_use]
-    pub fn packets(&self) -> u64 {
-        self.counter + (self.control - CONTROL_LINE)
-    }
-
-    /// Bytes of frames, and of entries for their gaps, that the open packet (or a new one) still takes.
-    fn room(&self, out: &[u8]) -> usize {
-        let used = self.open.map_or(HEADER_BYTES, |start| out.len() - start);
-        self.limits.packet_bytes_max - used - self.gaps.list_bytes()
-    }
-
-    /// Notes those of `gaps`, which count from the start of a message, that lie in its bytes `part`, which `out` gets next.
-    fn leave_out(&mut self, out: &[u8], gaps: &[Range<usize>], part: Range<usize>) {
-        let start = self.open.expect("a packet is open") + HEADER_BYTES;
-        let at = out.len() - start;
-        for gap in gaps {
-            let (from, to) = (gap.start.max(part.start), gap.end.min(part.end));
-            if from < to && self.gaps.room() > 0 {
-                self.gaps.push(at + from - part.start..at + to - part.start);
-            }
-        }
-    }
-
-    fn begin(&mut self, out: &mut Vec<u8>) {
-        if self.open.is_none() {
-            self.open = Some(out.len());
-            out.extend_from_slice(&[0; HEADER_BYTES]);
-        }
-    }
-
-    fn push_fragments(
-        &mut self,
-        out: &mut Vec<u8>,
-        parts: &[&[u8]],
-        total: usize,
-        gaps: &[Range<usize>],
-    ) -> u64 {
-        self.message_id += 1;
-        let mut sealed = 0;
-        let mut offset = 0;
-        let mut parts = parts.iter().copied();
-        let mut part: &[u8] = &[];
-        while offset < total {
-            // The list of a fragment's gaps is not known before its length: room is kept for all that may lie in it.
-            let reach = (total - offset).min(self.limits.packet_bytes_max);
-            let within = gaps
-                .iter()
-                .filter(|gap| gap.end > offset && gap.start < offset + reach);
-            let list = gaps::list_bytes(within.count().min(GAPS_MAX));
-            if self.room(out) < FRAGMENT_HEADER_BYTES + list + FRAGMENT_BYTES_MIN {
-                sealed += u64::from(self.seal(out));
-            }
-            self.begin(out);
-            let bytes = (total - offset).min(self.room(out) - FRAGMENT_HEADER_BYTES - list);
-            out.extend_from_slice(
-                &(wire_u32(FRAGMENT_HEADER_BYTES - FRAME_HEADER_BYTES + bytes) | FRAGMENT_FLAG)
-                    .to_le_bytes(),
-            );
-            out.extend_from_slice(&self.message_id.to_le_bytes());
-            out.extend_from_slice(&wire_u32(offset).to_le_bytes());
-            out.extend_from_slice(&wire_u32(total).to_le_bytes());
-            self.leave_out(out, gaps, offset..offset + bytes);
-            let mut missing = bytes;
-            while missing > 0 {
-                if part.is_empty() {
-                    part = parts.next().expect("the parts add up to the total");
-                }
-                let (now, later) = part.split_at(part.len().min(missing));
-                out.extend_from_slice(now);
-                missing -= now.len();
-                part = later;
-            }
-            offset += bytes;
-        }
-        sealed
-    }
-}
-
-/// Checks received packets of one direction of a link.
-pub struct Opener {
-    key: MacKey,
-    line: Line,
-}
-
-/// Which counters are taken.
-enum Line {
-    /// Those above the newest one.
-    Stream { newest: u64 },
-    /// Those within the window that were not taken yet; and of the control line those above the newest one.
-    Datagrams { window: Box<Window>, control: u64 },
-}
-
-impl Opener {
-    /// An opener for a stream, that takes counters above `counter`.
-    #[must_use]
-    pub fn new(key: MacKey, counter: u64) -> Self {
-        Self {
-            key,
-            line: Line::Stream { newest: counter },
-        }
-    }
-
-    /// An opener for datagrams, that takes every counter once.
-    #[must_use]
-    pub fn of_datagrams(key: MacKey) -> Self {
-        Self {
-            key,
-            line: Line::Datagrams {
-                window: Box::default(),
-                control: CONTROL_LINE,
-            },
-        }
-    }
-
-    /// Checks version, tag and counter of `packet` (as [`split`] cut it) and returns what stands behind its header.
-    ///
-    /// # Errors
-    /// [`PacketError::Version`], [`PacketError::Gaps`], [`PacketError::BadTag`], [`PacketError::Replayed`].
-    pub fn check<'a>(&mut self, packet: &'a [u8]) -> Result<&'a [u8], PacketError> {
-        let body = self.verify(packet)?;
-        let counter = Header::read(packet).counter;
-        let (taken, last) = match &mut self.line {
-            Line::Stream { newest } => ascend(newest, counter),
-            Line::Datagrams { control, .. } if counter >= CONTROL_LINE => ascend(control, counter),
-            Line::Datagrams { window, .. } => (window.take(counter), window.newest()),
-        };
-        if !taken {
-            return Err(PacketError::Replayed { counter, last });
-        }
-        Ok(body)
-    }
-
-    /// Checks version and tag of `packet` alone, and takes no counter: it may be [checked](Self::check) again.
-    ///
-    /// # Errors
-    /// [`PacketError::Version`], [`PacketError::Gaps`], [`PacketError::BadTag`].
-    pub fn verify<'a>(&self, packet: &'a [u8]) -> Result<&'a [u8], PacketError> {
-        let header = Header::read(packet);
-        if header.version != PROTOCOL_VERSION {
-            return Err(PacketError::Version(header.version));
-        }
-        let body = &packet[HEADER_BYTES..];
-        let (body, tag) = if header.kind == Kind::Gapped as u16 {
-            let (frames, _) = gaps::split_list(body).ok_or(PacketError::Gaps)?;
-            (frames, gaps::tag(&self.key, packet))
-        } else {
-            (body, self.key.tag(&[&packet[..COVERED_BYTES], body]))
-        };
-        if tag != Tag(header.tag) {
-            return Err(PacketError::BadTag);
-        }
-        Ok(body)
-    }
-
-    /// Checks a data packet and the shape of all its frames, which then cannot fail to parse.
-    ///
-    /// # Errors
-    /// Those of [`check`](Self::check), and [`PacketError::Frame`].
-    pub fn open<'a>(&mut self, packet: &'a [u8]) -> Result<Frames<'a>, PacketError> {
-        frames(self.check(packet)?)
-    }
-}
-
-/// Takes `counter` if it is above the newest one, which it then is. Also returns the newest one before.
-fn ascend(newest: &mut u64, counter: u64) -> (bool, u64) {
-    let last = *newest;
-    *newest = last.max(counter);
-    (counter > last, last)
-}
-
 /// One frame of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Frame<'a> {
@@ -582,90 +318,6 @@ fn next_frame(bytes: &[u8]) -> Option<(Frame<'_>, &[u8])> {
         bytes,
     };
     Some((Frame::Fragment(fragment), rest))
-}
-
-/// Puts the fragments of one message at a time together again. Holds at most `message_bytes_max` bytes.
-#[derive(Debug, Default)]
-pub struct Reassembly {
-    buffer: Vec<u8>,
-    /// The message in hand, or the newest one.
-    id: u64,
-    /// Bytes of the message in hand; zero between messages.
-    total: u32,
-}
-
-impl Reassembly {
-    /// Adds a fragment, and says whether its message is complete: then [`take`](Self::take) it.
-    ///
-    /// # Errors
-    /// [`PacketError::Fragment`] when it does not continue the message in hand, or does not begin a new one within the limit.
-    pub fn add(
-        &mut self,
-        fragment: &Fragment<'_>,
-        message_bytes_max: usize,
-    ) -> Result<bool, PacketError> {
-        let Fragment {
-            id,
-            offset,
-            total,
-            bytes,
-        } = *fragment;
-        let refused = PacketError::Fragment { id, offset, total };
-        if self.total == 0 {
-            if id <= self.id || total == 0 || total as usize > message_bytes_max {
-                return Err(refused);
-            }
-            self.id = id;
-            self.total = total;
-            self.buffer.clear();
-        }
-        let continues =
-            id == self.id && total == self.total && offset as usize == self.buffer.len();
-        // An empty fragment would cost the sender nothing and never end.
-        if !continues || bytes.is_empty() || self.buffer.len() + bytes.len() > total as usize {
-            return Err(refused);
-        }
-        self.buffer.extend_from_slice(bytes);
-        Ok(self.buffer.len() == total as usize)
-    }
-
-    /// The complete message. Give the buffer [`back`](Self::give_back) afterwards, so that the next message need not allocate.
-    #[must_use]
-    pub fn take(&mut self) -> Vec<u8> {
-        assert_eq!(
-            self.buffer.len(),
-            self.total as usize,
-            "only a complete message is taken"
-        );
-        self.total = 0;
-        std::mem::take(&mut self.buffer)
-    }
-
-    /// Takes back the buffer of a message that has been used.
-    pub fn give_back(&mut self, buffer: Vec<u8>) {
-        if buffer.capacity() <= KEPT_BYTES {
-            self.buffer = buffer;
-            self.buffer.clear();
-        }
-    }
-}
-
-/// Writes the header with its tag in front of the body of `packet`.
-fn seal_packet(key: &MacKey, kind: Kind, counter: u64, packet: &mut [u8]) {
-    let header = Header {
-        length: wire_u32(packet.len()),
-        version: PROTOCOL_VERSION,
-        kind: kind as u16,
-        counter,
-        tag: [0; 16],
-    };
-    packet[..HEADER_BYTES].copy_from_slice(&header.to_bytes());
-    let tag = if kind == Kind::Gapped {
-        gaps::tag(key, packet)
-    } else {
-        key.tag(&[&packet[..COVERED_BYTES], &packet[HEADER_BYTES..]])
-    };
-    packet[COVERED_BYTES..HEADER_BYTES].copy_from_slice(&tag.0);
 }
 
 /// A length as it stands on the wire: below 2^31 by the checked limits.

@@ -1,8 +1,12 @@
 //! What is sealed opens, and nothing else does.
 
+use std::ops::Range;
+
 use proptest::prelude::*;
+use twostep_crypto::MacKey;
 
 use super::*;
+use crate::reassembly::Reassembly;
 
 const LIMITS: PacketLimits = PacketLimits {
     packet_bytes_max: 2048,
@@ -161,32 +165,6 @@ fn frames_that_leave_their_packet_are_refused() {
         frames(&[&short_fragment[..], &[0; 15]].concat()).unwrap_err(),
         PacketError::Frame(0)
     );
-}
-
-#[test]
-fn fragments_must_continue_their_message_within_the_limit() {
-    let part = |id, offset, total, bytes| Fragment {
-        id,
-        offset,
-        total,
-        bytes,
-    };
-    let refused = |earlier: &[Fragment<'_>], last: Fragment<'_>| {
-        let mut reassembly = Reassembly::default();
-        for fragment in earlier {
-            reassembly.add(fragment, 100).unwrap();
-        }
-        reassembly.add(&last, 100).unwrap_err();
-    };
-    refused(&[], part(1, 0, 101, b"too long"));
-    refused(&[], part(1, 0, 0, b""));
-    refused(&[], part(1, 1, 10, b"not the start"));
-    refused(&[], part(0, 0, 10, b"ids begin at 1"));
-    refused(&[], part(1, 0, 10, b""));
-    refused(&[], part(1, 0, 3, b"more than total"));
-    refused(&[part(1, 0, 10, b"abc")], part(2, 3, 10, b"other id"));
-    refused(&[part(1, 0, 10, b"abc")], part(1, 4, 10, b"gap"));
-    refused(&[part(1, 0, 10, b"abc")], part(1, 3, 11, b"total"));
 }
 
 proptest! {
