@@ -19,6 +19,8 @@
 //!   own slot and never that of a socket that got the same key. Then the connection is shut down before its descriptor is closed, so that the other
 //!   side hears of the end whoever else still holds the socket.
 //!
+//! `uring/submission.rs` is what goes to the kernel, `uring/completion.rs` what comes back; here stands what the loop asks for.
+//!
 //! Bounds: 2 MiB of receive buffers per loop; at most 256 KiB of send buffer per socket, which grows with use; connections accepted ahead of the
 //! loop, about 128 per listener. The loop must stay on the thread of its first [`wait`](Driver::wait), as the ring does (`uring/ring.rs`).
 //!
@@ -27,21 +29,21 @@
 #![expect(unsafe_code, reason = "descriptors and memory pass through the kernel")]
 
 mod buffers;
+mod completion;
 mod ring;
 mod slot;
+mod submission;
 #[cfg(test)]
 mod tests;
 
 use std::io;
 use std::mem;
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use io_uring::{cqueue, opcode, squeue, types};
-use rustix::event::{EventfdFlags, PollFlags, eventfd};
-use rustix::io::Errno;
+use rustix::event::{EventfdFlags, eventfd};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use crate::driver::{Driver, Event, Key, Syscalls};
@@ -51,8 +53,8 @@ use crate::tcp;
 use buffers::{Chunks, RecvBuffers};
 use ring::Ring;
 use slot::{
-    Changes, Connecting, End, Listener, Operation, Role, SEND_BYTES_MAX, SendState, Slot, Stream,
-    cancel_entry, error_of, tag, untag,
+    Connecting, End, Listener, Operation, Role, SEND_BYTES_MAX, SendState, Slot, Stream,
+    cancel_entry, error_of, tag,
 };
 
 pub use ring::Refused;
@@ -164,76 +166,6 @@ impl UringDriver {
         Ok(addr)
     }
 
-    /// Queues an entry that the kernel will answer, for the slot at `index`.
-    fn push(&mut self, index: u32, entry: squeue::Entry) {
-        self.slots[index as usize].in_flight += 1;
-        // SAFETY: entries name three kinds of memory. Receive buffers are a mapping that outlives the ring's use of it (see `drop`). A send buffer and
-        // the address of a connection belong to the slot, stand on the heap wherever the slot moves, and are neither changed nor freed before
-        // the answer: `write` changes a send buffer only when it is idle, and `clear` demands that nothing is in flight.
-        unsafe { self.ring.push(entry) };
-    }
-
-    fn push_receive(&mut self, index: u32) {
-        let slot = &mut self.slots[index as usize];
-        let entry = slot.receive_entry(index);
-        if let Role::Stream(stream) = &mut slot.role {
-            stream.armed = true;
-        }
-        self.push(index, entry);
-    }
-
-    fn push_accept(&mut self, index: u32) {
-        let slot = &mut self.slots[index as usize];
-        let entry = slot.accept_entry(index);
-        if let Role::Listener(listener) = &mut slot.role {
-            listener.armed = true;
-        }
-        self.push(index, entry);
-    }
-
-    /// Receives again where receiving has ended, as far as there are buffers. A socket that still holds some gets none before the others.
-    fn arm(&mut self) {
-        if !self.bell_armed {
-            self.bell_armed = true;
-            let poll = u32::from(PollFlags::IN.bits());
-            let entry = opcode::PollAdd::new(types::Fd(self.bell.as_raw_fd()), poll)
-                .multi(true)
-                .build()
-                .user_data(tag(Operation::Wake, 0));
-            // SAFETY: the entry names no memory.
-            unsafe { self.ring.push(entry) };
-        }
-        if self.unarmed.is_empty() || !self.buffers.any_free() {
-            return;
-        }
-        let mut unarmed = mem::take(&mut self.unarmed);
-        for index in unarmed.drain(..) {
-            let Role::Stream(stream) = &mut self.slots[index as usize].role else {
-                continue;
-            };
-            stream.listed = false;
-            if !stream.armed && stream.end.is_none() && stream.chunks.is_empty() {
-                self.push_receive(index);
-            }
-        }
-        self.unarmed = unarmed;
-    }
-
-    /// Lists a stream whose receive has ended, once it holds no chunks.
-    fn list_unarmed(&mut self, index: u32) {
-        let slot = &mut self.slots[index as usize];
-        if slot.key.is_some()
-            && let Role::Stream(stream) = &mut slot.role
-            && !stream.armed
-            && !stream.listed
-            && stream.end.is_none()
-            && stream.chunks.is_empty()
-        {
-            stream.listed = true;
-            self.unarmed.push(index);
-        }
-    }
-
     /// Hands everything queued to the kernel, waits as asked, and takes what has completed.
     fn enter(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.ring.enter(timeout)?;
@@ -251,175 +183,6 @@ impl UringDriver {
             self.settle();
         }
         Ok(())
-    }
-
-    /// The kernel has taken every send, and those that did not fit have been answered: so the others are done.
-    fn settle(&mut self) {
-        self.hurry = false;
-        let mut trying = mem::take(&mut self.trying);
-        for index in trying.drain(..) {
-            if self.slots[index as usize].sending.state == SendState::Trying {
-                self.sent(index);
-            }
-        }
-        self.trying = trying;
-    }
-
-    /// All bytes of a send buffer are with the kernel.
-    fn sent(&mut self, index: u32) {
-        let slot = &mut self.slots[index as usize];
-        slot.sending.state = SendState::Idle;
-        slot.in_flight -= 1;
-        if mem::take(&mut slot.sending.wanted) {
-            self.change(index, |changes| changes.writable = true);
-        }
-        let slot = &mut self.slots[index as usize];
-        if mem::take(&mut slot.sending.shutdown) {
-            shutdown(slot, Shutdown::Write);
-        }
-        self.free_if_done(index);
-    }
-
-    fn change(&mut self, index: u32, set: impl FnOnce(&mut Changes)) {
-        let slot = &mut self.slots[index as usize];
-        if slot.key.is_none() {
-            return;
-        }
-        set(&mut slot.changes);
-        if !slot.changes.listed {
-            slot.changes.listed = true;
-            self.changed.push(index);
-        }
-    }
-
-    fn completed(&mut self, completion: &cqueue::Entry) {
-        let (operation, index) = untag(completion.user_data());
-        let more = cqueue::more(completion.flags());
-        if operation == Operation::Wake {
-            self.bell_armed = more;
-            return;
-        }
-        let result = completion.result();
-        if !more && operation != Operation::Send {
-            self.slots[index as usize].in_flight -= 1;
-        }
-        match operation {
-            Operation::Accept => self.accepted(index, result, more),
-            Operation::Connect => self.connect_ended(index, result),
-            Operation::Receive => {
-                self.received(
-                    index,
-                    result,
-                    more,
-                    cqueue::buffer_select(completion.flags()),
-                );
-            }
-            Operation::Send => self.send_answered(index, result),
-            Operation::Cancel | Operation::Wake => {}
-        }
-        self.free_if_done(index);
-    }
-
-    fn accepted(&mut self, index: u32, result: i32, more: bool) {
-        // SAFETY: the kernel has just opened this descriptor for us, and nobody else has heard of it.
-        let socket = (result >= 0).then(|| unsafe { OwnedFd::from_raw_fd(result) });
-        let slot = &mut self.slots[index as usize];
-        let (Some(_), Role::Listener(listener)) = (slot.key, &mut slot.role) else {
-            return;
-        };
-        listener.armed &= more;
-        listener.cancelling &= more;
-        match socket {
-            Some(socket) => listener.accepted.push_back(socket),
-            None if result == -Errno::CANCELED.raw_os_error() => {
-                // The loop has taken all meanwhile, and will not ask again by itself.
-                if listener.accepted.is_empty() {
-                    self.push_accept(index);
-                }
-                return;
-            }
-            None => listener.error = Some(-result),
-        }
-        if listener.armed && !listener.cancelling && listener.accepted.len() >= ACCEPTED_AHEAD {
-            listener.cancelling = true;
-            self.push(index, cancel_entry(Operation::Accept, index));
-        }
-        self.change(index, |changes| changes.readable = true);
-    }
-
-    fn connect_ended(&mut self, index: u32, result: i32) {
-        if let Role::Stream(stream) = &mut self.slots[index as usize].role {
-            stream.connecting = if result == 0 {
-                Connecting::Done
-            } else {
-                Connecting::Failed(-result)
-            };
-            self.change(index, |changes| changes.writable = true);
-        }
-    }
-
-    fn received(&mut self, index: u32, result: i32, more: bool, buffer: Option<u16>) {
-        let slot = &mut self.slots[index as usize];
-        let closed = slot.key.is_none();
-        let Role::Stream(stream) = &mut slot.role else {
-            unreachable!("only streams receive")
-        };
-        stream.armed = more;
-        if let Some(buffer) = buffer {
-            let bytes = u32::try_from(result.max(0)).expect("not negative");
-            self.buffers.received(&mut stream.chunks, buffer, bytes);
-        }
-        if closed {
-            self.buffers.discard(&mut stream.chunks);
-            return;
-        }
-        match result {
-            1.. => self.change(index, |changes| changes.readable = true),
-            0 => self.ended(index, End::Closed),
-            _ => match Errno::from_raw_os_error(-result) {
-                Errno::NOBUFS | Errno::INTR | Errno::AGAIN | Errno::CANCELED => {}
-                _ => self.ended(index, End::Failed(-result)),
-            },
-        }
-        self.list_unarmed(index);
-    }
-
-    fn ended(&mut self, index: u32, end: End) {
-        if let Role::Stream(stream) = &mut self.slots[index as usize].role {
-            stream.end.get_or_insert(end);
-            self.change(index, |changes| {
-                changes.readable = true;
-                changes.read_closed = true;
-            });
-        }
-    }
-
-    /// A send was answered: one that was tried and did not fit, or one that waited.
-    fn send_answered(&mut self, index: u32, result: i32) {
-        let slot = &mut self.slots[index as usize];
-        let sending = &mut slot.sending;
-        let error = match result {
-            0.. => None,
-            _ if result == -Errno::AGAIN.raw_os_error() => None,
-            _ => Some(-result),
-        };
-        sending.sent += usize::try_from(result).unwrap_or(0);
-        if sending.sent == sending.bytes.len() {
-            self.sent(index);
-        } else if error.is_none() && slot.key.is_some() {
-            sending.state = SendState::Waiting;
-            slot.in_flight -= 1;
-            let entry = slot.send_entry(index);
-            self.push(index, entry);
-        } else {
-            sending.state = SendState::Idle;
-            sending.shutdown = false;
-            slot.in_flight -= 1;
-            if let Some(error) = error {
-                self.ended(index, End::Failed(error));
-                self.change(index, |changes| changes.writable = true);
-            }
-        }
     }
 
     /// Closes the socket and frees the slot, when the loop has closed it and the kernel has answered for everything.
