@@ -7,7 +7,8 @@
 //!   Proof, then messages ──────────────────────► up: messages
 //! ```
 //!
-//! The same packets travel as datagrams, of which some are lost, doubled or forged; what differs then stands in `link/datagrams.rs`.
+//! The steps of that stand in `link/handshake.rs`. The same packets travel as datagrams, of which some are lost, doubled or forged; what differs then
+//! stands in `link/datagrams.rs`.
 //!
 //! Nothing but Hello, Proof and Refuse is parsed before the other side has proved that it has the link key, and those three are small and of bounded
 //! length. Whoever refuses says why in a Refuse packet before the connection is closed (see [`crate::refusal`]). Everything that does not verify ends this link and no other.
@@ -16,21 +17,20 @@
 //! Source: DESIGN.md section 4. Cost: one round trip, one X25519 agreement per side and connection; after that one MAC per packet.
 
 mod datagrams;
+mod handshake;
 
 use std::ops::Range;
 
-use twostep_crypto::{PROTOCOL_VERSION, Party, PublicIdentity, link_keys};
+use twostep_crypto::{Party, PublicIdentity};
 
-use crate::hello::{Directory, HELLO_BYTES, Hello, Local, MAGIC, key_nonce};
+use crate::hello::{Directory, HELLO_BYTES, Hello, Local};
 use crate::outbox::Outbox;
-use crate::packet::{
-    Fragment, Frames, HEADER_BYTES, Header, Kind, Opener, PacketLimits, Sealer, frames, split,
-    wire_u32,
-};
+use crate::packet::{Fragment, Frames, Header, Kind, Opener, PacketLimits, Sealer, frames, split};
 use crate::pieces::Pieces;
 use crate::reassembly::Reassembly;
-use crate::refusal::{DETAIL_BYTES_MAX, LinkError, Refused, read_refusal};
+use crate::refusal::{LinkError, Refused, read_refusal};
 use datagrams::Datagrams;
+use handshake::push_plain_refusal;
 
 /// Names a link of one loop. Never used again within a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -293,16 +293,7 @@ impl Link {
                     .push_packet(&mut self.outbox.bytes, Kind::Refuse, &body);
             }
             State::Dialled { .. } | State::Accepted { .. } => {
-                let length = wire_u32(HEADER_BYTES + body.len());
-                let header = Header {
-                    length,
-                    version: PROTOCOL_VERSION,
-                    kind: Kind::Refuse as u16,
-                    counter: 0,
-                    tag: MAGIC,
-                };
-                self.outbox.bytes.extend_from_slice(&header.to_bytes());
-                self.outbox.bytes.extend_from_slice(&body);
+                push_plain_refusal(&mut self.outbox.bytes, 0, &body);
             }
             State::Ended { .. } => return,
         }
@@ -334,86 +325,6 @@ impl Link {
             party: self.claimed(),
         };
     }
-
-    fn handshake<'a>(
-        &mut self,
-        local: &Local,
-        directory: &dyn Directory,
-        bytes: &'a [u8],
-    ) -> Result<Step<'a>, LinkError> {
-        let Some(packet) = handshake_packet(bytes)? else {
-            return Ok(Step::Incomplete);
-        };
-        let header = Header::read(packet);
-        if header.kind == Kind::Refuse as u16 {
-            // Its tag may be made with a key that we have not: that may be the very reason.
-            self.end();
-            return Ok(Step::RefusedUs(read_refusal(&packet[HEADER_BYTES..])));
-        }
-        match &mut self.state {
-            State::Dialled { expects, hello } => {
-                let theirs = read_hello(packet, header)?;
-                if theirs.from != *expects {
-                    return Err(LinkError::reached_another(*expects, theirs.from));
-                }
-                let session = session(
-                    local,
-                    directory,
-                    &theirs,
-                    hello.as_slice(),
-                    packet,
-                    self.limits,
-                    false,
-                )?;
-                self.state = State::Proving {
-                    dialled: true,
-                    session,
-                };
-                Ok(Step::Handshake(packet.len()))
-            }
-            State::Accepted { nonce, claimed } => {
-                let theirs = read_hello(packet, header)?;
-                *claimed = Some(theirs.from);
-                let ours = Hello::new(local, theirs.from, *nonce).to_packet();
-                let mut session =
-                    session(local, directory, &theirs, &ours, packet, self.limits, false)?;
-                self.outbox.bytes.extend_from_slice(&ours);
-                session
-                    .sealer
-                    .push_packet(&mut self.outbox.bytes, Kind::Proof, &[]);
-                self.state = State::Proving {
-                    dialled: false,
-                    session,
-                };
-                Ok(Step::Handshake(packet.len()))
-            }
-            State::Proving { dialled, session } => {
-                if header.kind != Kind::Proof as u16 {
-                    return Err(LinkError::unexpected("a proof", header.kind));
-                }
-                let body = session
-                    .opener
-                    .check(packet)
-                    .map_err(|_| LinkError::bad_proof())?;
-                if !body.is_empty() {
-                    return Err(LinkError::malformed("a proof with a body"));
-                }
-                if *dialled {
-                    session
-                        .sealer
-                        .push_packet(&mut self.outbox.bytes, Kind::Proof, &[]);
-                }
-                let State::Proving { session, .. } =
-                    std::mem::replace(&mut self.state, State::Ended { party: None })
-                else {
-                    unreachable!("matched above")
-                };
-                self.state = State::Up(session);
-                Ok(Step::Up(packet.len()))
-            }
-            State::Up(_) | State::Ended { .. } => Ok(Step::Incomplete),
-        }
-    }
 }
 
 /// The rule that keeps two nodes from dialling each other at once: the lower id dials, and clients dial nodes.
@@ -424,76 +335,6 @@ pub fn dials(me: Party, peer: Party) -> bool {
         (Party::Client(_), Party::Node(_)) => true,
         (_, Party::Client(_)) => false,
     }
-}
-
-/// The first packet of `bytes` while nobody is authenticated: only small ones are waited for.
-fn handshake_packet(bytes: &[u8]) -> Result<Option<&[u8]>, LinkError> {
-    split(bytes, HELLO_BYTES.max(HEADER_BYTES + 2 + DETAIL_BYTES_MAX))
-        .map_err(|_| LinkError::not_twostep())
-}
-
-fn read_hello(packet: &[u8], header: Header) -> Result<Hello, LinkError> {
-    if header.tag != MAGIC {
-        return Err(LinkError::not_twostep());
-    }
-    if header.version != PROTOCOL_VERSION {
-        return Err(LinkError::version(header.version));
-    }
-    if header.kind != Kind::Hello as u16 {
-        return Err(LinkError::unexpected("a Hello", header.kind));
-    }
-    Hello::read(packet)
-}
-
-/// Checks the other side's claim and derives the keys from both Hello packets.
-fn session(
-    local: &Local,
-    directory: &dyn Directory,
-    theirs: &Hello,
-    our_hello: &[u8],
-    their_hello: &[u8],
-    limits: PacketLimits,
-    datagrams: bool,
-) -> Result<Box<Session>, LinkError> {
-    let public = theirs.admit(local, directory)?;
-    if theirs.to != local.me {
-        return Err(LinkError::dialled_for_another(theirs.to, local.me));
-    }
-    let (ours, other) = (
-        key_nonce(&local.scope, our_hello),
-        key_nonce(&local.scope, their_hello),
-    );
-    let keys = link_keys(
-        &local.scope,
-        &local.identity,
-        local.me,
-        theirs.from,
-        &public,
-        ours,
-        other,
-    )
-    .map_err(|_| LinkError::malformed("a key of low order"))?;
-    let (opener, assembly) = if datagrams {
-        (
-            Opener::of_datagrams(keys.receive),
-            Assembly::Datagrams(Pieces::default()),
-        )
-    } else {
-        (
-            Opener::new(keys.receive, 0),
-            Assembly::Stream(Reassembly::default()),
-        )
-    };
-    Ok(Box::new(Session {
-        peer: PeerIdentity {
-            party: theirs.from,
-            public,
-            boot: theirs.boot,
-        },
-        sealer: Sealer::new(keys.send, limits, 0),
-        opener,
-        assembly,
-    }))
 }
 
 #[cfg(test)]

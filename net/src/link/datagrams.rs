@@ -15,10 +15,11 @@
 //! * No datagram ends a link silently, so the end is said in a Close; a link on which nothing comes for a while is down, and each
 //!   side sends a Credit when it has said nothing else for a while (see `net/datagrams.rs` for the times).
 
-use super::{Assembly, Link, State, Step, read_hello, session};
+use super::handshake::{push_plain_refusal, read_answer, read_hello, session};
+use super::{Assembly, Link, State, Step};
 use crate::flow::Flow;
 use crate::hello::{Directory, HELLO_BYTES, Hello, Local, MAGIC, echo_of};
-use crate::packet::{HEADER_BYTES, Header, Kind, PacketLimits, frames, split, wire_u32};
+use crate::packet::{HEADER_BYTES, Header, Kind, PacketLimits, frames, split};
 use crate::refusal::{LinkError, read_refusal};
 
 /// What only a link of datagrams has.
@@ -199,15 +200,7 @@ impl Link {
                 State::Dialled { .. } | State::Accepted { .. } | State::Proving { .. },
                 Some(theirs),
             ) => {
-                let header = Header {
-                    length: wire_u32(HEADER_BYTES + body.len()),
-                    version: twostep_crypto::PROTOCOL_VERSION,
-                    kind: Kind::Refuse as u16,
-                    counter: echo_of(theirs),
-                    tag: MAGIC,
-                };
-                datagrams.control.extend_from_slice(&header.to_bytes());
-                datagrams.control.extend_from_slice(body);
+                push_plain_refusal(&mut datagrams.control, echo_of(theirs), body);
             }
             _ => {}
         }
@@ -267,10 +260,7 @@ impl Link {
             unreachable!("asked for a link of datagrams that was dialled")
         };
         datagrams.theirs = copy_of(packet);
-        let theirs = read_hello(packet, header)?;
-        if theirs.from != *expects {
-            return Err(LinkError::reached_another(*expects, theirs.from));
-        }
+        let theirs = read_answer(packet, header, *expects)?;
         let session = session(
             local,
             directory,
@@ -356,12 +346,7 @@ impl Link {
                 .sealer
                 .push_packet(&mut self.outbox.bytes, Kind::Proof, &[]);
         }
-        let State::Proving { session, .. } =
-            std::mem::replace(&mut self.state, State::Ended { party: None })
-        else {
-            unreachable!("matched above")
-        };
-        self.state = State::Up(session);
+        self.go_up();
         self.push_credit();
         // It is read once more, as a packet of a link that is up.
         Ok(Step::Up(0))

@@ -5,7 +5,7 @@ use twostep_crypto::{ClusterId, Epoch, Identity, MacKey, NodeId, Party, PublicId
 use super::*;
 use crate::fault::SplitMix;
 use crate::link::SendOutcome;
-use crate::packet::{Frame, Sealer};
+use crate::packet::{Frame, Sealer, wire_u32};
 use crate::refusal::Refusal;
 
 const MTU: usize = 1200;
