@@ -18,13 +18,15 @@
 //! * [`packet`]: framing and MACs, sans-IO. [`link`]: one authenticated peer, sans-IO. [`refusal`]: why links end, told to both sides.
 //! * `reassembly`: messages in fragments on a stream. `replay`, `pieces`, `flow`: what links need where datagrams are lost and overtake each other:
 //!   which counters were taken, messages in pieces, and how much may be under way.
-//! * [`driver`], [`mio`], `uring` (Linux) and, for datagrams, `udp` (Linux): the operating system's side. [`choice`]: which driver runs. `tcp`: socket options and when to dial again.
+//! * [`driver`], [`mio`], `uring` (Linux) and, for datagrams, `udp` (Linux): the operating system's side. [`choice`]: which driver runs. `by_key`: what
+//!   a driver has under each key. `tcp`: socket options and when to dial again.
 //! * [`net`](mod@net): the links of a loop. [`reactor`]: the loop. [`fault`]: faults on purpose. [`counters`]: what happened.
 //!
 //! A peer, a client or anybody who reaches the port can send any bytes: what does not verify ends that connection with a counted, named reason, and
 //! nothing else. Everything is bounded by [`Limits`]. Nothing blocks the loop: a full send buffer drops the message, and the protocol sends again
 //! what matters.
 
+mod by_key;
 pub mod choice;
 pub mod counters;
 pub mod driver;

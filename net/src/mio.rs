@@ -7,6 +7,7 @@ use std::time::Duration;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use crate::by_key::ByKey;
 use crate::driver::{Driver, Event, Key, Syscalls};
 use crate::queue::WakeUp;
 use crate::tcp;
@@ -19,7 +20,7 @@ const WAKE_TOKEN: Token = Token(usize::MAX);
 pub struct MioDriver {
     poll: Poll,
     events: Events,
-    sockets: Vec<Option<Socket>>,
+    sockets: ByKey<Socket>,
     wake_up: WakeUp,
     syscalls: Syscalls,
 }
@@ -42,27 +43,15 @@ impl MioDriver {
         Ok(Self {
             poll,
             events: Events::with_capacity(EVENTS_MAX),
-            sockets: Vec::new(),
+            sockets: ByKey::default(),
             wake_up,
             syscalls: Syscalls::default(),
         })
     }
 
-    fn put(&mut self, key: Key, socket: Socket) {
-        let index = key.0 as usize;
-        if self.sockets.len() <= index {
-            self.sockets.resize_with(index + 1, || None);
-        }
-        assert!(
-            self.sockets[index].is_none(),
-            "a key names one socket at a time"
-        );
-        self.sockets[index] = Some(socket);
-    }
-
     fn stream(&mut self, key: Key) -> io::Result<&mut TcpStream> {
-        match self.sockets.get_mut(key.0 as usize) {
-            Some(Some(Socket::Stream(stream))) => Ok(stream),
+        match self.sockets.get_mut(key) {
+            Some(Socket::Stream(stream)) => Ok(stream),
             _ => Err(io::ErrorKind::NotConnected.into()),
         }
     }
@@ -72,7 +61,7 @@ impl MioDriver {
             .registry()
             .register(&mut listener, token(key), Interest::READABLE)?;
         let addr = listener.local_addr()?;
-        self.put(key, Socket::Listener(listener));
+        self.sockets.put(key, Socket::Listener(listener));
         Ok(addr)
     }
 
@@ -82,7 +71,7 @@ impl MioDriver {
             token(key),
             Interest::READABLE | Interest::WRITABLE,
         )?;
-        self.put(key, Socket::Stream(stream));
+        self.sockets.put(key, Socket::Stream(stream));
         Ok(())
     }
 }
@@ -101,7 +90,7 @@ impl Driver for MioDriver {
     }
 
     fn accept(&mut self, listener: Key, key: Key) -> io::Result<SocketAddr> {
-        let Some(Some(Socket::Listener(listener))) = self.sockets.get(listener.0 as usize) else {
+        let Some(Socket::Listener(listener)) = self.sockets.get(listener) else {
             return Err(io::ErrorKind::NotConnected.into());
         };
         let (stream, addr) = listener.accept()?;
@@ -146,7 +135,7 @@ impl Driver for MioDriver {
     }
 
     fn close(&mut self, key: Key) {
-        match self.sockets.get_mut(key.0 as usize).and_then(Option::take) {
+        match self.sockets.take(key) {
             // Closing the descriptor ends its registration; what `deregister` could report changes nothing.
             Some(Socket::Stream(mut stream)) => drop(self.poll.registry().deregister(&mut stream)),
             Some(Socket::Listener(mut listener)) => {
