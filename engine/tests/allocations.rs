@@ -5,7 +5,6 @@
 //! before, which makes buffers grow. So not every time between two checkpoints passes without an allocation, but an allocation per operation, or per
 //! thousand of them, would let none pass.
 
-#![expect(unsafe_code, reason = "a counting allocator cannot be written without")]
 #![expect(
     clippy::disallowed_types,
     clippy::disallowed_methods,
@@ -14,9 +13,9 @@
 
 #[expect(dead_code, reason = "this test needs one way to start nodes")]
 mod cluster;
+#[path = "../../net/tests/counting/mod.rs"]
+mod counting;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cluster::Cluster;
@@ -30,33 +29,6 @@ use twostep_engine::quorum::FaultModel;
 use twostep_engine::state_machine::StateMachine;
 use twostep_engine::types::{Decree, SessionId, Time};
 use twostep_net::DriverChoice;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-struct Counting;
-
-// SAFETY: every call goes to the system's allocator unchanged; counting touches no memory that it manages.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(memory, layout) }
-    }
-
-    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.realloc(memory, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// K: as many decrees pass between two checkpoints, which may allocate: they sign and collect.
 const CHECKPOINT_EVERY: u64 = 256;
@@ -136,7 +108,7 @@ impl Application for Caller {
         if place == MARGIN || place == CHECKPOINT_EVERY - MARGIN {
             wait_until_quiet();
         }
-        let allocations = ALLOCATIONS.load(Ordering::SeqCst);
+        let allocations = counting::allocations();
         if self.at > WARM * CHECKPOINT_EVERY && self.began.is_none() && place == MARGIN {
             self.began = Some((self.at, allocations));
             self.checkpoints
@@ -176,9 +148,9 @@ impl Application for Caller {
 fn wait_until_quiet() {
     let end = Instant::now() + PATIENCE;
     loop {
-        let before = ALLOCATIONS.load(Ordering::SeqCst);
+        let before = counting::allocations();
         std::thread::sleep(QUIET);
-        if ALLOCATIONS.load(Ordering::SeqCst) == before || Instant::now() > end {
+        if counting::allocations() == before || Instant::now() > end {
             return;
         }
     }

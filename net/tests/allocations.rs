@@ -1,40 +1,11 @@
 //! The steady path allocates nothing: pooled bodies, and messages between two loops over loopback.
 
-#![expect(unsafe_code, reason = "a counting allocator cannot be written without")]
+mod counting;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use twostep_crypto::{ClusterId, Epoch, Identity, NodeId, Party, PublicIdentity, Scope};
 use twostep_net::{LinkDown, LinkId, Net, Pool, Reactor, ReactorConfig, SendOutcome, Service};
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-struct Counting;
-
-// SAFETY: every call goes to the system's allocator unchanged; counting touches no memory that it manages.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(memory, layout) }
-    }
-
-    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.realloc(memory, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 fn party(id: u16) -> Party {
     Party::Node(NodeId(id))
@@ -115,10 +86,10 @@ impl Service for Rally {
         self.came = 0;
         self.rounds += 1;
         if self.serves && self.rounds == WARM_ROUNDS {
-            self.at_start = ALLOCATIONS.load(Ordering::SeqCst);
+            self.at_start = counting::allocations();
         }
         if self.serves && self.rounds == ROUNDS {
-            self.during = Some(ALLOCATIONS.load(Ordering::SeqCst) - self.at_start);
+            self.during = Some(counting::allocations() - self.at_start);
             return;
         }
         self.serve(net, link);

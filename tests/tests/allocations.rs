@@ -1,12 +1,11 @@
 //! The common path allocates nothing once it is warm: a whole cluster in one thread, from the client's call to its
 //! f+1 equal replies, through the codec, counted by the allocator itself.
 
-#![expect(unsafe_code, reason = "a counting allocator cannot be written without")]
+#[path = "../../net/tests/counting/mod.rs"]
+mod counting;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use twostep_engine::admission::ClientDirectory;
@@ -26,33 +25,6 @@ use twostep_engine::wire::{self, Bounds};
 use twostep_net::pool::{Body, Pool};
 use twostep_tests::topology::{Topology, client_identity, configuration, node_identity};
 use twostep_tests::workload;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-struct Counting;
-
-// SAFETY: every call goes to the system's allocator unchanged; counting touches no memory that it manages.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(memory, layout) }
-    }
-
-    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.realloc(memory, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// K: as many decrees pass between two checkpoints, which may allocate: they sign and collect.
 const CHECKPOINT_EVERY: u64 = 64;
@@ -363,11 +335,11 @@ fn common_path_allocates_nothing(model: FaultModel) {
     while cluster.executed() < Decree(4 * CHECKPOINT_EVERY + 1) {
         cluster.round();
     }
-    let before = ALLOCATIONS.load(Ordering::SeqCst);
+    let before = counting::allocations();
     while cluster.executed() < Decree(5 * CHECKPOINT_EVERY - 1) {
         cluster.round();
     }
-    let allocations = ALLOCATIONS.load(Ordering::SeqCst) - before;
+    let allocations = counting::allocations() - before;
     let operations = (CHECKPOINT_EVERY - 2) * CALLS;
     assert_eq!(
         allocations, 0,
@@ -378,7 +350,7 @@ fn common_path_allocates_nothing(model: FaultModel) {
     while cluster.executed() < Decree(6 * CHECKPOINT_EVERY - 1) {
         cluster.round();
     }
-    let per_checkpoint = ALLOCATIONS.load(Ordering::SeqCst) - before;
+    let per_checkpoint = counting::allocations() - before;
     println!("{model}: {per_checkpoint} allocations per checkpoint");
     assert!(per_checkpoint > 0, "{model}: the allocator counts");
     assert!(
