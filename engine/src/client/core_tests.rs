@@ -1,13 +1,16 @@
 //! Every outcome of a call, and what liars cannot do.
 
-use twostep_crypto::{Party, Signed};
+use std::sync::Arc;
+use std::time::Duration;
+
+use twostep_crypto::{Identity, Party, Signed, authenticator_key};
 use twostep_net::pool::Pool;
 
 use super::*;
-use crate::batch::{Authenticator, Bundle, BundleClaim};
-use crate::configuration::Admission;
-use crate::configuration::{Limits, Member, Roles};
-use crate::message::{ReplyEntries, reply_digest};
+use crate::batch::{Authenticator, Bundle, BundleClaim, RequestKind};
+use crate::client::{CallOutcome, OpenError, Rejection};
+use crate::configuration::{Admission, Configuration, Limits, Member, Roles};
+use crate::message::{Message, Outcome, Reply, ReplyEntries, reply_digest};
 use crate::quorum::FaultModel;
 use crate::types::{Decree, Digest};
 use crate::wire::write_reply;

@@ -22,6 +22,7 @@ mod leader;
 mod patience;
 mod sender;
 mod session;
+mod setup;
 mod tagged;
 mod tally;
 
@@ -32,10 +33,11 @@ use thiserror::Error;
 use crate::message::Message;
 use crate::types::{Decree, NodeSet, Seq, SessionId};
 
-pub use self::core::{AuthenticatorKeys, ClientCore, ClientCounters, ClientSetup, ClientTuning};
+pub use self::core::{ClientCore, ClientCounters};
 pub use self::facade::{
     CallError, Client, ClientOptions, Committed, ConnectError, Session, SessionError,
 };
+pub use self::setup::{AuthenticatorKeys, ClientSetup, ClientTuning};
 
 /// One session of a [`ClientCore`]. A handle of a closed session is refused, never mistaken for another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use twostep_crypto::{Identity, Scope, Signature};
 
 use super::ClientEffects;
-use super::core::AuthenticatorKeys;
 use super::session::Session;
+use super::setup::AuthenticatorKeys;
 use super::tagged::Tagged;
 use crate::batch::{BundleClaim, BundleWriter, RequestKind, request_bytes};
 use crate::configuration::{Admission, Configuration};
