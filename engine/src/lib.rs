@@ -14,7 +14,7 @@
 //!
 //! ```text
 //! types → quorum → configuration → batch → message → { wire, record } → machine → window → rules
-//!       → { proposer, election, recovery, acceptor, learner, checkpoint, session } → replica, executor, client → node
+//!       → { proposer, election, recovery, acceptor, learner, checkpoint, session } → replica, executor, client → journal → node
 //! ```
 //!
 //! A leader that does not serve is replaced: [`tracking`] knows what waits, [`election`] when to suspect and what
@@ -45,6 +45,7 @@ pub mod doubt;
 pub mod election;
 pub mod executor;
 pub mod guide;
+pub mod journal;
 pub mod key_value;
 pub mod learner;
 mod letter;

@@ -6,7 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Files that host the roles: they have the sockets, clocks and threads.
-const HOSTS: [&str; 4] = ["node", "letter.rs", "client/host.rs", "client/facade.rs"];
+const HOSTS: [&str; 5] = [
+    "node",
+    "journal",
+    "letter.rs",
+    "client/host.rs",
+    "client/facade.rs",
+];
 
 /// What makes a role impure, and what to use instead.
 const FORBIDDEN: [(&str, &str); 12] = [
