@@ -271,6 +271,30 @@ impl Learner {
         })
     }
 
+    /// Begins anew above `decree`: a certified snapshot, whose chain this is, holds everything up to it. Nothing happens if
+    /// that much is learned already.
+    pub fn resume(&mut self, decree: Decree, chain: Digest) {
+        if decree <= self.learned() {
+            return;
+        }
+        self.slots.advance(decree);
+        self.log.resume(decree);
+        self.chain = chain;
+        self.highest_decided = self.highest_decided.max(decree);
+    }
+
+    /// Learns again what the journal says was learned before this node started.
+    ///
+    /// # Panics
+    /// If it is not the next decree.
+    pub fn relearn(&mut self, decree: Decree, batch: Batch) {
+        assert_eq!(decree, self.learned().next(), "learners learn in order");
+        self.slots.advance(decree);
+        self.chain = chain(&self.scope, self.chain, decree, batch.value());
+        self.log.push(decree, batch);
+        self.highest_decided = self.highest_decided.max(decree);
+    }
+
     /// What was learned and is still kept.
     #[must_use]
     pub fn log(&self) -> &Log {
@@ -378,6 +402,43 @@ mod tests {
         assert_eq!(learner.advance().unwrap().decree, Decree(1));
         assert_eq!(learner.advance().unwrap().decree, Decree(2));
         assert_eq!(learner.learned(), Decree(2));
+    }
+
+    #[test]
+    fn what_was_learned_before_makes_the_same_chain_and_a_snapshot_stands_for_it() {
+        let (mut one, batch) = learner();
+        let value = batch.value();
+        let learn = |learner: &mut Learner, decree| {
+            for node in 0..5 {
+                learner.accepted(&Standard, NodeId(node), Regency(0), Decree(decree), value);
+            }
+            learner.keep(Regency(0), Decree(decree), batch.clone());
+            assert_eq!(learner.advance().unwrap().decree, Decree(decree));
+        };
+        for decree in 1..=9 {
+            learn(&mut one, decree);
+        }
+        let (mut again, _) = learner();
+        for decree in 1..=9 {
+            again.relearn(Decree(decree), batch.clone());
+        }
+        assert_eq!(
+            (one.learned(), one.chain()),
+            (again.learned(), again.chain())
+        );
+        assert!(!again.accepted(&Standard, NodeId(0), Regency(0), Decree(9), value));
+
+        let (mut installed, _) = learner();
+        installed.accepted(&Standard, NodeId(0), Regency(0), Decree(3), value);
+        installed.resume(Decree(9), one.chain());
+        assert_eq!(installed.log().base(), Decree(9));
+        for learner in [&mut one, &mut again, &mut installed] {
+            learn(learner, 10);
+        }
+        assert_eq!(one.chain(), again.chain());
+        assert_eq!(one.chain(), installed.chain());
+        installed.resume(Decree(9), Digest::ZERO);
+        assert_eq!(installed.learned(), Decree(10), "it is further already");
     }
 
     #[test]

@@ -44,6 +44,13 @@ impl Log {
         self.trim();
     }
 
+    /// Forgets everything and begins anew above `decree`.
+    pub fn resume(&mut self, decree: Decree) {
+        self.batches.clear();
+        self.bytes = 0;
+        (self.newest, self.needed_above) = (decree, decree);
+    }
+
     /// The node itself is done with everything up to `decree`: from now on the bounds may drop it.
     pub fn release(&mut self, decree: Decree) {
         self.needed_above = self.needed_above.max(decree);
@@ -103,5 +110,11 @@ mod tests {
         log.release(Decree(5));
         assert_eq!(log.base(), Decree(2), "three are kept for others");
         assert!(log.get(Decree(5)).is_some() && log.get(Decree(6)).is_none());
+
+        log.resume(Decree(9));
+        assert_eq!(log.base(), Decree(9));
+        assert!(log.get(Decree(5)).is_none() && log.get(Decree(9)).is_none());
+        log.push(Decree(10), batch);
+        assert!(log.get(Decree(10)).is_some());
     }
 }
