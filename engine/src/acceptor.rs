@@ -65,6 +65,37 @@ impl Acceptor {
         }
     }
 
+    /// An acceptor as its journal tells it: what it promised, and its votes above `low`, which were said, or may have been,
+    /// and are said again until they are acknowledged. The plan of its regency is unknown, unless nothing binds there.
+    #[must_use]
+    pub fn restore(
+        window: u64,
+        low: Decree,
+        promised: Regency,
+        plan: Option<Plan>,
+        votes: impl Iterator<Item = (Decree, Regency, Batch)>,
+    ) -> Acceptor {
+        let mut acceptor = Acceptor {
+            promised,
+            plan,
+            slots: Window::new(low, window, Slot::default),
+            resend: Earliest::default(),
+        };
+        for (decree, regency, batch) in votes {
+            acceptor.vote(regency, decree, batch);
+            let slot = acceptor.slots.get_mut(decree).expect("just voted there");
+            (slot.said, slot.resend) = (true, Resend::overdue());
+            acceptor.resend.note(&slot.resend);
+        }
+        acceptor
+    }
+
+    /// Its votes for open decrees, ascending.
+    pub fn votes(&self) -> impl Iterator<Item = (Decree, Reported)> + '_ {
+        let vote = |decree| Some((decree, self.slots.get(decree)?.vote?));
+        self.slots.decrees().filter_map(vote)
+    }
+
     /// The regency that it promised.
     #[must_use]
     pub fn promised(&self) -> Regency {
@@ -191,15 +222,12 @@ impl Acceptor {
         assert!(regency > self.promised, "promises rise");
         self.promised = regency;
         self.plan = None;
-        let vote = |decree| {
-            let vote = self.slots.get(decree)?.vote?;
-            Some(ReportedVote {
-                decree,
-                psn: vote.psn,
-                value: vote.value,
-            })
+        let report = |(decree, vote): (Decree, Reported)| ReportedVote {
+            decree,
+            psn: vote.psn,
+            value: vote.value,
         };
-        self.slots.decrees().filter_map(vote).collect()
+        self.votes().map(report).collect()
     }
 
     /// Takes the plan of the promised regency. A second one is ignored: the first stays.

@@ -244,6 +244,13 @@ impl Proposer {
         self.slots.get(decree)?.batch.as_ref()
     }
 
+    /// What it proposed for open decrees, ascending.
+    #[must_use]
+    pub fn proposals(&self) -> Vec<(Decree, Batch)> {
+        let proposal = |decree| Some((decree, self.proposal(decree)?.clone()));
+        self.slots.decrees().filter_map(proposal).collect()
+    }
+
     /// Forgets the tagged bundles of a client that wait: it is to send them again, signed.
     pub fn drop_tagged(&mut self, client: ClientId) {
         let Proposer {

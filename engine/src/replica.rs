@@ -19,6 +19,8 @@ mod changing;
 mod doubting;
 mod execution;
 mod ordering;
+mod past;
+mod restoring;
 mod retrying;
 mod saying;
 mod suspecting;
@@ -34,6 +36,9 @@ use twostep_net::pool::{Body, Pool};
 
 use self::doubting::{Doubting, Nack};
 use self::ordering::Proposal;
+pub use self::past::{Contradiction, RestoreError};
+pub use self::restoring::Execute;
+use self::restoring::Waking;
 use self::suspecting::Election;
 use crate::acceptor::Acceptor;
 use crate::acks::Acks;
@@ -89,10 +94,12 @@ pub struct Setup {
 /// Whether a node may keep the promises of an acceptor and proposer (PROTOCOL.md section 5.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// It starts for the first time: it has never promised anything.
+    /// It knows all that it ever promised: nothing yet, or what its journal tells from its birth on.
     Born,
     /// It does not know what it promised: it learns, but never votes, reports or proposes, and counts among f.
     LostDisk,
+    /// It had lost its disk, and knows for sure by now that it does not break what it may have promised.
+    Rejoined,
 }
 
 /// One node's protocol state. `R` is [`Standard`] except in tests of wrong rules.
@@ -116,6 +123,8 @@ pub struct Replica<R: Rules = Standard> {
     /// The own report of this regency, once it is stored.
     own_report: Option<Box<Signed<Report>>>,
     lead: Lead,
+    /// The newest regency for which the record is written that this node leads it.
+    led: Option<Regency>,
     election: Option<Election>,
     examiner: Examiner,
     kept: Window<Kept>,
@@ -130,6 +139,8 @@ pub struct Replica<R: Rules = Standard> {
     execution: Execution,
     checkpoints: Checkpoints,
     claim: Option<OwnClaim>,
+    /// The newest checkpoint that it signed.
+    claimed: Decree,
     acks: Acks,
     peers: Peers,
 
@@ -145,6 +156,8 @@ pub struct Replica<R: Rules = Standard> {
     values: Vec<u8>,
     /// The signatures that it made.
     made: Signatures,
+    /// What its first step does after a restart.
+    waking: Option<Box<Waking>>,
 }
 
 /// One call of [`Machine::step`]: when it is, and where effects go.
@@ -273,10 +286,6 @@ impl<R: Rules> Replica<R> {
         let (limits, quorums) = (*configuration.limits(), *configuration.quorums());
         let scope = configuration.scope();
         let gate = Arc::new(Gate::new(&configuration, me, &identity, &clients)?);
-        let ballots = quorums
-            .leadership
-            .map(|_| Ballots::new(&quorums, configuration.members().len()));
-        let promises = standing == Standing::Born;
         let log = Log::new(tuning.log_decrees_max, tuning.log_bytes_max);
         let learner = || {
             let counts = (rules.learn(&quorums), quorums.pull);
@@ -288,27 +297,21 @@ impl<R: Rules> Replica<R> {
                 log,
             )
         };
-        Ok(Replica {
+        let mut replica = Replica {
             regency: Regency(0),
             proof: ProofOfLeadership::default(),
             shown: None,
             own_report: None,
-            lead: if configuration.leader(Regency(0)) == me {
-                Lead::Leading
-            } else {
-                Lead::Following
-            },
-            election: (roles.proposer && promises).then(|| {
-                let tracking = Tracking::new(tuning.waiting_bytes_max, quorums.f + 1);
-                Election::new(Pacemaker::new(tuning.t0, limits.window), ballots, tracking)
-            }),
+            lead: Lead::Following,
+            led: None,
+            election: None,
             examiner: Examiner::new(&configuration),
-            doubting: Doubting::new(&configuration, roles.proposer && promises),
+            doubting: Doubting::new(&configuration, false),
             kept: Window::new(Decree::NONE, limits.window, Kept::default),
             low: Decree::NONE,
             stored_low: None,
-            proposer: (roles.proposer && promises).then(|| Proposer::new(limits.window)),
-            acceptor: (roles.acceptor && promises).then(|| Acceptor::new(limits.window)),
+            proposer: None,
+            acceptor: None,
             learner: roles.learner.then(learner),
             execution: Execution {
                 executed: Decree::NONE,
@@ -317,6 +320,7 @@ impl<R: Rules> Replica<R> {
             },
             checkpoints: Checkpoints::new(&configuration),
             claim: None,
+            claimed: Decree::NONE,
             acks: Acks::new(configuration.learners()),
             peers: Peers::new(&configuration, me),
             recorded: RecordSeq(0),
@@ -328,6 +332,7 @@ impl<R: Rules> Replica<R> {
             pull: Pull::default(),
             values: Vec::new(),
             made: Signatures::default(),
+            waking: None,
             journal: JournalState::Ok,
             rules,
             configuration,
@@ -338,7 +343,44 @@ impl<R: Rules> Replica<R> {
             pool,
             standing,
             gate,
-        })
+        };
+        if standing == Standing::Born {
+            replica.take_part();
+            if replica.leads() {
+                replica.lead = Lead::Leading;
+            }
+        }
+        Ok(replica)
+    }
+
+    /// Takes the roles up that a node without its disk abstains from, having promised nothing.
+    fn take_part(&mut self) {
+        let roles = self
+            .configuration
+            .member(self.me)
+            .map(|member| member.roles);
+        let roles = roles.expect("a replica is a member of its configuration");
+        let (window, quorums) = (
+            self.configuration.limits().window,
+            self.configuration.quorums(),
+        );
+        if roles.proposer {
+            let nodes = self.configuration.members().len();
+            let ballots = quorums.leadership.map(|_| Ballots::new(quorums, nodes));
+            let tracking = Tracking::new(self.tuning.waiting_bytes_max, quorums.f + 1);
+            let pacemaker = Pacemaker::new(self.tuning.t0, window);
+            self.election = Some(Election::new(pacemaker, ballots, tracking));
+            self.doubting = Doubting::new(&self.configuration, true);
+            self.doubting.advance(self.low);
+            let mut proposer = Proposer::new(window);
+            proposer.advance(self.low);
+            self.proposer = Some(proposer);
+        }
+        if roles.acceptor {
+            let mut acceptor = Acceptor::new(window);
+            acceptor.advance(self.low);
+            self.acceptor = Some(acceptor);
+        }
     }
 
     /// What it says about itself.
@@ -605,6 +647,9 @@ impl<R: Rules> Replica<R> {
 impl<R: Rules> Machine for Replica<R> {
     fn step(&mut self, now: Time, input: Input<'_>, fx: &mut dyn Effects) {
         let step = &mut Step { now, fx };
+        if let Some(waking) = self.waking.take() {
+            self.wake(*waking, step);
+        }
         match input {
             Input::Message { from, message } => {
                 if let Err(why) = self.message(from, message, step) {

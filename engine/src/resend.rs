@@ -24,6 +24,15 @@ impl Resend {
         }
     }
 
+    /// It was said before this node started: nobody knows who heard it, so it is due at once.
+    #[must_use]
+    pub fn overdue() -> Resend {
+        Resend {
+            at: Some(Time(0)),
+            times: 0,
+        }
+    }
+
     /// When it is due.
     #[must_use]
     pub fn at(&self) -> Option<Time> {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use twostep_engine::record::OwnedRecord;
 use twostep_engine::types::{RecordSeq, Time};
 
 use crate::random::Random;
@@ -13,6 +14,8 @@ pub enum Fate {
     Kept,
     /// What was durable; the tail that was not yet synced is gone: the power failed.
     TailLost,
+    /// What was durable and some of the tail, up to where the power failed in the middle of a write.
+    Torn,
     /// Nothing.
     AllLost,
 }
@@ -37,11 +40,15 @@ impl SyncProfile {
     };
 }
 
-/// One node's disk. It knows numbers only: what the records hold is the business of the checkers.
+/// One node's disk. Each run of its node numbers its records from 1.
 #[derive(Debug)]
 pub struct Disk {
     profile: SyncProfile,
     random: Random,
+    /// Everything that was handed over, and not lost in a crash.
+    records: Vec<OwnedRecord>,
+    /// How many of them are of earlier runs.
+    earlier: usize,
     /// Groups under way: the last record of each and when it is durable; both ascend.
     syncing: VecDeque<(RecordSeq, Time)>,
     written: RecordSeq,
@@ -55,6 +62,8 @@ impl Disk {
         Disk {
             profile,
             random,
+            records: Vec::new(),
+            earlier: 0,
             syncing: VecDeque::new(),
             written: RecordSeq(0),
             durable: RecordSeq(0),
@@ -65,13 +74,14 @@ impl Disk {
     ///
     /// # Panics
     /// If the numbers do not ascend: a machine numbers its records one by one.
-    pub fn write(&mut self, now: Time, seq: RecordSeq) -> Time {
+    pub fn write(&mut self, now: Time, seq: RecordSeq, group: Vec<OwnedRecord>) -> Time {
         assert!(
-            seq > self.written,
+            seq > self.written && seq.0 - self.written.0 == group.len() as u64,
             "record {} comes after record {}",
             seq.0,
             self.written.0
         );
+        self.records.extend(group);
         let SyncProfile {
             delay_min_ns,
             delay_max_ns,
@@ -107,22 +117,40 @@ impl Disk {
         self.durable
     }
 
-    /// The node stops; what remains is what `fate` says. Returns the last record that is still there.
+    /// The node stops; what remains is what `fate` says. Returns the last record of this run that is still there.
     pub fn crash(&mut self, now: Time, fate: Fate) -> RecordSeq {
         self.durable(now);
         self.syncing.clear();
-        self.durable = match fate {
+        let left = match fate {
             Fate::Kept => self.written,
             Fate::TailLost => self.durable,
-            Fate::AllLost => RecordSeq(0),
+            Fate::Torn => RecordSeq(self.random.between(self.durable.0, self.written.0)),
+            Fate::AllLost => {
+                self.records.clear();
+                self.earlier = 0;
+                RecordSeq(0)
+            }
         };
-        self.written = self.durable;
-        self.durable
+        let left_of_run = usize::try_from(left.0).expect("a run has few records");
+        self.records.truncate(self.earlier + left_of_run);
+        self.earlier = self.records.len();
+        (self.written, self.durable) = (RecordSeq(0), RecordSeq(0));
+        left
+    }
+
+    /// What a node finds when it starts again.
+    #[must_use]
+    pub fn records(&self) -> &[OwnedRecord] {
+        &self.records
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use twostep_engine::types::Regency;
+
     use super::*;
 
     const SLOW: SyncProfile = SyncProfile {
@@ -131,11 +159,16 @@ mod tests {
         hang_per_mille: 0,
     };
 
+    /// A group of one record that tells its number.
+    fn one(number: u64) -> Vec<OwnedRecord> {
+        vec![OwnedRecord::Lead(Regency(number))]
+    }
+
     #[test]
     fn records_become_durable_in_their_order() {
         let mut disk = Disk::new(SLOW, Random::new(3));
         let times: Vec<Time> = (1..=100)
-            .map(|seq| disk.write(Time(seq), RecordSeq(seq)))
+            .map(|seq| disk.write(Time(seq), RecordSeq(seq), one(seq)))
             .collect();
         assert!(
             times.is_sorted(),
@@ -154,21 +187,38 @@ mod tests {
             ..SLOW
         };
         let mut disk = Disk::new(hanging, Random::new(3));
-        assert_eq!(disk.write(Time(0), RecordSeq(1)), Time(50 * 20));
+        assert_eq!(disk.write(Time(0), RecordSeq(1), one(1)), Time(50 * 20));
         assert_eq!(disk.settled_at(Time(0)), Time(50 * 20));
         disk.heal();
-        let at = disk.write(Time(1), RecordSeq(2));
+        let at = disk.write(Time(1), RecordSeq(2), one(2));
         assert_eq!(at, Time(50 * 20), "it waits for the one that hangs only");
     }
 
     #[test]
     fn a_crash_leaves_what_its_fate_says() {
-        for (fate, left) in [(Fate::Kept, 2), (Fate::TailLost, 1), (Fate::AllLost, 0)] {
-            let mut disk = Disk::new(SLOW, Random::new(3));
-            let at = disk.write(Time(0), RecordSeq(1));
+        let left = |fate, random| {
+            let mut disk = Disk::new(SLOW, Random::new(random));
+            let at = disk.write(Time(0), RecordSeq(1), one(1));
             let later = Time(at.0 + 1);
-            disk.write(later, RecordSeq(2));
-            assert_eq!(disk.crash(later, fate), RecordSeq(left), "{fate:?}");
+            disk.write(later, RecordSeq(3), [one(2), one(3)].concat());
+            let left = disk.crash(later, fate).0;
+            assert_eq!(disk.records().len() as u64, left, "{fate:?}");
+            left
+        };
+        for (fate, expected) in [(Fate::Kept, 3), (Fate::TailLost, 1), (Fate::AllLost, 0)] {
+            assert_eq!(left(fate, 3), expected, "{fate:?}");
         }
+        let torn: BTreeSet<u64> = (0..50).map(|random| left(Fate::Torn, random)).collect();
+        assert!(torn.into_iter().eq([1, 2, 3]), "the durable one is there");
+    }
+
+    #[test]
+    fn what_one_run_left_is_there_for_the_next() {
+        let mut disk = Disk::new(SyncProfile::INSTANT, Random::new(3));
+        for run in 1..=3 {
+            disk.write(Time(run), RecordSeq(1), one(run));
+            assert_eq!(disk.crash(Time(run), Fate::TailLost), RecordSeq(1));
+        }
+        assert_eq!(disk.records(), [one(1), one(2), one(3)].concat());
     }
 }

@@ -11,6 +11,8 @@ use twostep_engine::executor::Executor;
 use twostep_engine::key_value::KeyValue;
 use twostep_engine::machine::{Effects, Event, Machine, Question, Record, To};
 use twostep_engine::message::Message;
+use twostep_engine::record::OwnedRecord;
+use twostep_engine::replica::Standing;
 use twostep_engine::types::{Decree, NodeId, RecordSeq, Time};
 use twostep_engine::wire;
 use twostep_net::pool::{Body, Pool};
@@ -38,7 +40,9 @@ pub struct Host {
     pub low: Decree,
     /// How long it waits for its leader, if it proposes.
     pub timeout: Duration,
-    /// Whether it ever stopped; such a node counts among the f.
+    /// Whether it ever lost its disk.
+    pub standing: Standing,
+    /// Whether it is down, or ever lost its disk; such a node counts among the f.
     pub faulty: bool,
 }
 
@@ -52,8 +56,8 @@ pub enum Wish {
         /// The message in wire form.
         bytes: Body,
     },
-    /// Make everything up to this durable.
-    Store(RecordSeq),
+    /// Make these durable, the last of which has this number.
+    Store(RecordSeq, Vec<OwnedRecord>),
     /// Execute this.
     Deliver(Decree, Batch),
     /// Ask the session table this.
@@ -108,8 +112,11 @@ impl Effects for Collector<'_> {
         self.said.stored(self.node, seq, record);
         match self.wishes.last_mut() {
             // Records in a row are one group, as in a journal with group commit.
-            Some(Wish::Store(last)) => *last = seq,
-            _ => self.wishes.push(Wish::Store(seq)),
+            Some(Wish::Store(last, group)) => {
+                *last = seq;
+                group.push(record.owned());
+            }
+            _ => self.wishes.push(Wish::Store(seq, vec![record.owned()])),
         }
         if let Some(lines) = &mut self.lines {
             lines.push(format!(

@@ -4,6 +4,7 @@
 //! not at a time, so that each one strikes while there is work, however fast the drawn links are.
 
 mod lying;
+mod restarts;
 
 use std::time::Duration;
 
@@ -151,15 +152,21 @@ pub struct Fault {
 /// What can go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
-    /// A node stops. What its disk keeps only matters for what counts as voted: until the durability issue a
-    /// node that starts again has lost its disk.
+    /// A node stops, unless it is down already.
     Crash {
         /// Which one.
         node: NodeId,
         /// What its disk keeps.
         fate: Fate,
-        /// When it starts again, without its disk: it learns and executes, and abstains from all else.
+        /// When it starts again, with what its disk kept.
         rejoin_after: Option<Duration>,
+    },
+    /// All nodes that do not lie stop at once, and start again.
+    Blackout {
+        /// What their disks keep.
+        fate: Fate,
+        /// When they start again.
+        after: Duration,
     },
     /// Messages from one side to the other are lost for a while.
     Cut {
@@ -203,10 +210,12 @@ impl Plan {
             topology: options.topology,
             leader_stops: options.leader_stops,
         };
-        match options.faults {
+        let mut plan = match options.faults {
             Faults::None => Plan::draw_world(&frame, seed),
             Faults::All => lying::draw(&frame, options.strategy, seed),
-        }
+        };
+        restarts::add(&mut plan, &mut Random::fork(seed, "restarts"));
+        plan
     }
 
     fn draw_world(frame: &Frame, seed: u64) -> Plan {
@@ -443,6 +452,12 @@ fn victims(random: &mut Random, frame: &Frame, roles: &[Roles]) -> Vec<usize> {
 mod tests {
     use super::*;
 
+    /// A node that comes back with its disk does not count among the f.
+    fn is_borne(fault: &Fault) -> bool {
+        let comes_back = |fate, rejoin: Option<Duration>| fate != Fate::AllLost && rejoin.is_some();
+        matches!(fault.what, FaultKind::Crash { fate, rejoin_after, .. } if comes_back(fate, rejoin_after))
+    }
+
     #[test]
     fn the_same_seed_draws_the_same_plan() {
         let options = SimOptions::default();
@@ -473,21 +488,25 @@ mod tests {
                 let roles = roles(model, plan.f, plan.topology);
                 let crashed = |role: fn(&twostep_engine::configuration::Roles) -> bool| {
                     let of = |fault: &&Fault| match fault.what {
+                        _ if is_borne(fault) => false,
                         FaultKind::Crash { node, .. } => role(&roles[usize::from(node.0)]),
-                        FaultKind::Cut { .. } | FaultKind::Leader { .. } => false,
+                        FaultKind::Blackout { .. }
+                        | FaultKind::Cut { .. }
+                        | FaultKind::Leader { .. } => false,
                     };
                     plan.faults.iter().filter(of).count()
                 };
                 assert!(crashed(|roles| roles.acceptor) <= plan.f);
                 assert!(crashed(|roles| roles.learner) <= plan.f);
                 let leader = |fault: &Fault| {
-                    matches!(
+                    let of_leader = matches!(
                         fault.what,
                         FaultKind::Crash {
                             node: NodeId(0),
                             ..
                         }
-                    )
+                    );
+                    of_leader && !is_borne(fault)
                 };
                 assert!(!plan.faults.iter().any(leader), "the leader stays up");
             }

@@ -23,7 +23,8 @@ use twostep_engine::configuration::Configuration;
 use twostep_engine::executor::Executor;
 use twostep_engine::key_value::KeyValue;
 use twostep_engine::machine::{Event, Machine};
-use twostep_engine::replica::{Replica, Setup, Standing};
+use twostep_engine::record::OwnedRecord;
+use twostep_engine::replica::{Execute, Replica, RestoreError, Setup, Standing};
 use twostep_engine::types::{ClientId, Decree, NodeId, NodeSet, Regency, Time};
 use twostep_engine::wire::Bounds;
 use twostep_net::pool::{Body, Pool};
@@ -52,6 +53,19 @@ pub trait Cast {
     /// The machine of a node.
     fn machine(&self, setup: Setup) -> Box<dyn Machine> {
         Box::new(Replica::new(setup).expect("the simulator's keys are sound"))
+    }
+
+    /// The machine of a node that starts again with what its disk kept.
+    ///
+    /// # Errors
+    /// Why it does not start.
+    fn restored(
+        &self,
+        setup: Setup,
+        records: Vec<OwnedRecord>,
+        execute: Execute<'_>,
+    ) -> Result<Box<dyn Machine>, RestoreError> {
+        Ok(Box::new(Replica::restore(setup, None, records, execute)?))
     }
 
     /// The executor of a node.
@@ -225,7 +239,7 @@ impl<'c> World<'c> {
                 Random::fork(seed, &format!("disk {}", node.0)),
             );
             let host = Host {
-                machine: Some(world.machine(node, Standing::Born)),
+                machine: Some(cast.machine(world.setup(node, Standing::Born))),
                 executor: Some(cast.executor(&world.configuration)),
                 disk,
                 backlog: VecDeque::new(),
@@ -233,6 +247,7 @@ impl<'c> World<'c> {
                 run: 0,
                 low: Decree::NONE,
                 timeout: world.plan.tuning.t0,
+                standing: Standing::Born,
                 faulty: false,
             };
             world.hosts.push(host);
@@ -300,15 +315,18 @@ impl<'c> World<'c> {
 
     fn happen(&mut self, what: Happening) -> Result<(), Finding> {
         match what {
+            Happening::Arrive { from, to, runs, .. } if self.is_void(from, to, runs) => Ok(()),
             Happening::Arrive {
                 from,
                 to: End::Node(node),
                 bytes,
+                ..
             } => self.arrive_at_node(from, node, &bytes),
             Happening::Arrive {
                 from,
                 to: End::Client(client),
                 bytes,
+                ..
             } => self.arrive_at_client(from, client, &bytes),
             Happening::Stored { node, run, seq } => self.stored(node, run, seq),
             Happening::Execute { node, run } => self.execute(node, run),
@@ -319,21 +337,41 @@ impl<'c> World<'c> {
             } => self.asked(node, run, &question),
             Happening::Tick { node, run } => self.tick(node, run),
             Happening::Turn { client } => self.turn(client),
-            Happening::Rejoin { node } => {
-                self.rejoin(node);
-                Ok(())
-            }
+            Happening::Rejoin { node } => self.rejoin(node),
         }
     }
 
+    fn run_of(&self, end: End) -> u32 {
+        match end {
+            End::Node(node) => self.hosts[usize::from(node.0)].run,
+            End::Client(_) => 0,
+        }
+    }
+
+    /// Whether the link that a message is on was made anew: its sender is up again, or its receiver.
+    fn is_void(&self, from: End, to: End, runs: (u32, u32)) -> bool {
+        let up = match from {
+            End::Node(node) => self.hosts[usize::from(node.0)].machine.is_some(),
+            End::Client(_) => true,
+        };
+        (up && self.run_of(from) != runs.0) || self.run_of(to) != runs.1
+    }
+
     fn send(&mut self, from: End, to: End, bytes: &Body) {
+        let runs = (self.run_of(from), self.run_of(to));
         let copies = self.intercept(from, to, bytes).unwrap_or(1);
         let mut lost = true;
         for _ in 0..copies {
             for at in self.network.arrivals(self.now, from, to) {
                 lost = false;
                 let bytes = bytes.clone();
-                self.queue.push(at, Happening::Arrive { from, to, bytes });
+                let what = Happening::Arrive {
+                    from,
+                    to,
+                    runs,
+                    bytes,
+                };
+                self.queue.push(at, what);
             }
         }
         if lost {

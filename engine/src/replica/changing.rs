@@ -85,13 +85,31 @@ impl<R: Rules> Replica<R> {
             step.fx.send(To::Nodes(acceptors), &message);
         }
         self.promise(regency, step);
+        if matches!(self.lead, Lead::Gathering(_)) {
+            self.record_lead(step);
+        }
         self.relay_tracked(step);
+    }
+
+    /// Being leader of a regency starts with a record of it: a node that lost its disk does not propose there.
+    pub(super) fn record_lead(&mut self, step: &mut Step<'_>) {
+        if self.led != Some(self.regency) {
+            self.led = Some(self.regency);
+            self.recorded.0 += 1;
+            step.fx.store(self.recorded, &Record::Lead(self.regency));
+        }
     }
 
     /// The acceptor's part: a report that is a promise for every lower regency, durable before it is sent.
     fn promise(&mut self, regency: Regency, step: &mut Step<'_>) {
         let crash_only = self.crash_only();
         let Some(acceptor) = &mut self.acceptor else {
+            if self.proposer.is_some() {
+                self.recorded.0 += 1;
+                let proof = &self.proof;
+                let record = Record::Entered { regency, proof };
+                step.fx.store(self.recorded, &record);
+            }
             return;
         };
         let votes = acceptor.promise(regency);
@@ -227,7 +245,7 @@ impl<R: Rules> Replica<R> {
 
     /// Takes the bodies that it holds itself and asks f+1 reporters for each that it lacks: one of them at least is
     /// correct and up, and holds it. If a question or its answer is lost, others are asked the next time.
-    fn gather_bodies(&mut self, step: &mut Step<'_>) {
+    pub(super) fn gather_bodies(&mut self, step: &mut Step<'_>) {
         let Lead::Gathering(gathering) = &self.lead else {
             return;
         };

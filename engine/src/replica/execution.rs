@@ -101,12 +101,18 @@ impl<R: Rules> Replica<R> {
         }
     }
 
-    fn claim_checkpoint(&mut self, checkpoint: Checkpoint, step: &mut Step<'_>) {
-        if checkpoint.decree >= self.checkpoints.low() {
+    /// Signs a checkpoint, unless it is certified already, or this node signed it before: nothing is signed
+    /// differently twice, also after a restart.
+    pub(super) fn claim_checkpoint(&mut self, checkpoint: Checkpoint, step: &mut Step<'_>) {
+        let decree = checkpoint.decree;
+        if decree >= self.checkpoints.low() && decree > self.claimed {
+            self.claimed = decree;
             self.made.checkpoints += u64::from(!self.crash_only());
             let claim = self
                 .checkpoints
                 .sign(checkpoint, self.me, self.identity.signing());
+            self.recorded.0 += 1;
+            step.fx.store(self.recorded, &Record::Checkpoint(&claim));
             self.hold(Say::Checkpoint(claim), step);
         }
     }

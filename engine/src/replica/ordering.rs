@@ -385,6 +385,7 @@ impl<R: Rules> Replica<R> {
         step: &mut Step<'_>,
     ) {
         let regency = self.regency;
+        self.record_lead(step);
         self.recorded.0 += 1;
         step.fx.store(
             self.recorded,

@@ -71,6 +71,16 @@ impl Election {
         }
     }
 
+    /// The newest vote of an earlier run, which is said again.
+    pub(super) fn remember(&mut self, vote: Verified<RegencyVote>) {
+        self.voted = vote.content().regency;
+        self.said = Some(vote.signed().clone());
+        self.resend = Resend::overdue();
+        if let Some(ballots) = &mut self.ballots {
+            ballots.take(vote);
+        }
+    }
+
     pub(super) fn deadline(&self, current: Regency) -> Option<Time> {
         let wanted = self
             .said
@@ -126,7 +136,7 @@ impl<R: Rules> Replica<R> {
         self.gather_again(step);
     }
 
-    fn suspect(&mut self, step: &mut Step<'_>) {
+    pub(super) fn suspect(&mut self, step: &mut Step<'_>) {
         let Some(election) = &self.election else {
             return;
         };

@@ -17,6 +17,14 @@ pub(crate) fn identity(seed: u8) -> Identity {
 
 /// Node `me` of six in mode F, and the client that they know; the last two nodes only accept.
 pub(crate) fn one_of_six(me: u8, admission: Admission) -> (Replica, Arc<Configuration>, Identity) {
+    let (setup, client) = setup_of_six(me, admission);
+    let configuration = Arc::clone(&setup.configuration);
+    let replica = Replica::new(setup);
+    (replica.expect("no key is weak"), configuration, client)
+}
+
+/// What such a node is made of.
+pub(crate) fn setup_of_six(me: u8, admission: Admission) -> (Setup, Identity) {
     let member = |node| Member {
         roles: if node < 4 {
             Roles::ALL
@@ -30,14 +38,14 @@ pub(crate) fn one_of_six(me: u8, admission: Admission) -> (Replica, Arc<Configur
     let configuration = Configuration::new(FaultModel::Fab, 1, members, limits, admission, [0; 16]);
     let configuration = Arc::new(configuration.expect("a consistent configuration"));
     let client = identity(99);
-    let replica = Replica::new(Setup {
-        configuration: Arc::clone(&configuration),
+    let setup = Setup {
+        configuration,
         me: NodeId(u16::from(me)),
         identity: Arc::new(identity(me)),
         clients: Arc::new(ClientDirectory::new([client.public()])),
         tuning: Tuning::default(),
         pool: Pool::default(),
         standing: Standing::Born,
-    });
-    (replica.expect("no key is weak"), configuration, client)
+    };
+    (setup, client)
 }

@@ -20,6 +20,7 @@ enum Kept {
     Learned(Decree),
     Low(Decree),
     Promise(Regency),
+    Rejoined,
     /// Judged by what is said only.
     Other,
 }
@@ -32,6 +33,8 @@ struct Node {
     /// Records that are not durable yet.
     pending: VecDeque<(RecordSeq, Kept)>,
     proposals: BTreeMap<(Regency, Decree), Value>,
+    /// What it ever proposed, also on disks that are lost.
+    ever_proposed: BTreeMap<(Regency, Decree), Value>,
     votes: BTreeMap<(Regency, Decree), Value>,
     /// Everything up to this is durably learned.
     learned: Decree,
@@ -100,8 +103,8 @@ impl SaidChecker {
             Record::Learned { decree, .. } => Kept::Learned(*decree),
             Record::Low(certificate) => Kept::Low(certificate.decree),
             Record::Promise { report, .. } => Kept::Promise(report.content.regency),
-            Record::Rejoined { .. }
-            | Record::Entered { .. }
+            Record::Rejoined { .. } => Kept::Rejoined,
+            Record::Entered { .. }
             | Record::Lead(_)
             | Record::NewRegency(_)
             | Record::RegencyVote(_)
@@ -127,6 +130,7 @@ impl SaidChecker {
                 Kept::Vote(regency, decree, value) => self.vote(node, regency, decree, value)?,
                 Kept::Learned(decree) => self.node(node).learn(decree),
                 Kept::Promise(regency) => self.promise(node, regency),
+                Kept::Rejoined => self.node(node).lost_disk = false,
                 Kept::Other => {}
                 Kept::Low(decree) => {
                     let low = &mut self.node(node).low;
@@ -147,11 +151,12 @@ impl SaidChecker {
         Ok(())
     }
 
-    /// A node starts again without its disk. What it voted stays voted.
+    /// A node starts again without its disk. What it voted and proposed stays so.
     pub fn lost_disk(&mut self, node: NodeId) {
-        let roles = self.node(node).roles;
+        let before = std::mem::take(self.node(node));
         *self.node(node) = Node {
-            roles,
+            roles: before.roles,
+            ever_proposed: before.ever_proposed,
             lost_disk: true,
             ..Node::default()
         };
@@ -248,7 +253,9 @@ impl SaidChecker {
         decree: Decree,
         value: Value,
     ) -> Result<(), Finding> {
-        let before = self.node(node).proposals.insert((regency, decree), value);
+        let (speaker, place) = (self.node(node), (regency, decree));
+        speaker.proposals.insert(place, value);
+        let before = speaker.ever_proposed.insert(place, value);
         if before.is_some_and(|before| before != value) && !self.byzantine.contains(node) {
             let what = format!(
                 "n{} logged two proposals for decree {decree} in regency {regency}",

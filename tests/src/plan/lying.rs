@@ -47,7 +47,7 @@ pub(super) fn draw(frame: &Frame, strategy: Option<&'static str>, seed: u64) -> 
             stopped = stopped.or(stays.then_some(node));
             stays
         }
-        FaultKind::Cut { .. } | FaultKind::Leader { .. } => true,
+        FaultKind::Blackout { .. } | FaultKind::Cut { .. } | FaultKind::Leader { .. } => true,
     });
     plan.actors = liars(random, frame, plan.topology, stopped, strategy);
     plan.client_actors = lying_clients(seed, plan.clients.count, strategy);

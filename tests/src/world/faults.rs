@@ -11,7 +11,7 @@ use twostep_net::pool::Body;
 
 use super::queue::Happening;
 use super::{Intercept, World};
-use crate::checkers::{Finding, Violation};
+use crate::checkers::{Finding, Property, Violation};
 use crate::describe;
 use crate::disk::Fate;
 use crate::network::{Cut, End, Slow};
@@ -108,16 +108,10 @@ impl World<'_> {
                     node,
                     fate,
                     rejoin_after,
-                } => {
-                    self.trace
-                        .event(self.now, Kind::Fault, u64::from(node.0), b"crash");
-                    self.trace
-                        .line(self.now, || format!("n{} stops ({fate:?})", node.0));
-                    self.crash(node, fate)?;
-                    if let Some(after) = rejoin_after {
-                        self.rejoining += 1;
-                        self.queue
-                            .push(self.now + after, Happening::Rejoin { node });
+                } => self.halt(node, fate, rejoin_after)?,
+                FaultKind::Blackout { fate, after } => {
+                    for node in self.configuration.nodes().minus(self.byzantine).iter() {
+                        self.halt(node, fate, Some(after))?;
                     }
                 }
                 FaultKind::Cut { from, to, lasting } => {
@@ -168,9 +162,36 @@ impl World<'_> {
         }
     }
 
+    /// A node stops, unless it is down already, and may start again.
+    fn halt(
+        &mut self,
+        node: NodeId,
+        fate: Fate,
+        rejoin_after: Option<Duration>,
+    ) -> Result<(), Finding> {
+        if self.hosts[usize::from(node.0)].machine.is_none() {
+            return Ok(());
+        }
+        self.trace
+            .event(self.now, Kind::Fault, u64::from(node.0), b"crash");
+        self.trace
+            .line(self.now, || format!("n{} stops ({fate:?})", node.0));
+        self.crash(node, fate)?;
+        if let Some(after) = rejoin_after {
+            self.rejoining += 1;
+            self.queue
+                .push(self.now + after, Happening::Rejoin { node });
+        }
+        Ok(())
+    }
+
     pub(super) fn crash(&mut self, node: NodeId, fate: Fate) -> Result<(), Finding> {
+        self.work.forgotten(node);
         let host = &mut self.hosts[usize::from(node.0)];
         let left = host.disk.crash(self.now, fate);
+        if fate == Fate::AllLost {
+            host.standing = Standing::LostDisk;
+        }
         host.machine = None;
         host.backlog.clear();
         host.tick_at = None;
@@ -179,23 +200,49 @@ impl World<'_> {
         self.said.crashed(node, left)
     }
 
-    /// A node starts again: it has lost its disk, so it learns and executes, and abstains from all else.
-    pub(super) fn rejoin(&mut self, node: NodeId) {
+    /// A node starts again with what its disk kept, and executes again what it had learned.
+    pub(super) fn rejoin(&mut self, node: NodeId) -> Result<(), Finding> {
         self.rejoining -= 1;
         self.trace
             .event(self.now, Kind::Fault, u64::from(node.0), b"rejoin");
+        let host = &self.hosts[usize::from(node.0)];
+        let (standing, records) = (host.standing, host.disk.records().to_vec());
         self.trace.line(self.now, || {
-            format!("n{} starts again without its disk", node.0)
+            let count = records.len();
+            format!(
+                "n{} starts again with {count} records, {standing:?}",
+                node.0
+            )
         });
-        self.said.lost_disk(node);
+        if standing == Standing::LostDisk && records.is_empty() {
+            self.said.lost_disk(node);
+        }
         self.order.restarted(node);
-        let machine = self.machine(node, Standing::LostDisk);
-        let executor = self.cast.executor(&self.configuration);
+        let mut executor = self.cast.executor(&self.configuration);
+        let setup = self.setup(node, standing);
+        let mut finding = None;
+        let machine = self.cast.restored(setup, records, &mut |decree, batch| {
+            let results = executor.execute(decree, batch).results;
+            let again = self.order.deliver(node, decree, batch).and_then(|first| {
+                assert!(!first, "what is on a disk was delivered before");
+                self.history.executed(node, decree, results)
+            });
+            finding = finding.take().or(again.err());
+            results
+        });
+        if let Some(finding) = finding {
+            return Err(finding);
+        }
+        let machine = machine.map_err(|error| {
+            let what = format!("n{} does not start again: {error}", node.0);
+            (Property::Durability, what)
+        })?;
         let host = &mut self.hosts[usize::from(node.0)];
-        host.disk.crash(self.now, Fate::AllLost);
         host.machine = Some(machine);
         host.executor = Some(executor);
+        host.faulty = standing == Standing::LostDisk;
         host.low = Decree::NONE;
         self.schedule_tick(node, self.now);
+        Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use twostep_engine::batch::Bundle;
 use twostep_engine::executor::Executor;
 use twostep_engine::key_value::KeyValue;
-use twostep_engine::machine::{Event, Input, Machine, Question, To};
+use twostep_engine::machine::{Event, Input, Question, To};
 use twostep_engine::message::Message;
 use twostep_engine::replica::{Setup, Standing};
 use twostep_engine::types::{NodeId, Party, RecordSeq, Time};
@@ -22,8 +22,8 @@ use crate::topology::node_identity;
 use crate::trace::Kind;
 
 impl World<'_> {
-    pub(super) fn machine(&self, node: NodeId, standing: Standing) -> Box<dyn Machine> {
-        self.cast.machine(Setup {
+    pub(super) fn setup(&self, node: NodeId, standing: Standing) -> Setup {
+        Setup {
             configuration: Arc::clone(&self.configuration),
             me: node,
             identity: node_identity(usize::from(node.0)),
@@ -31,7 +31,7 @@ impl World<'_> {
             tuning: self.plan.tuning,
             pool: self.pool.clone(),
             standing,
-        })
+        }
     }
 
     pub(super) fn is_byzantine(&self, end: End) -> bool {
@@ -213,9 +213,9 @@ impl World<'_> {
                     self.send(End::Node(node), End::Client(*place), &bytes);
                 }
             }
-            Wish::Store(seq) => {
+            Wish::Store(seq, group) => {
                 let host = &mut self.hosts[usize::from(node.0)];
-                let at = host.disk.write(self.now, seq);
+                let at = host.disk.write(self.now, seq, group);
                 let run = host.run;
                 self.queue.push(at, Happening::Stored { node, run, seq });
             }

@@ -48,8 +48,14 @@ pub(super) struct Entry {
 
 /// What can happen. `run` is the node's run in which it was set off: if the node has stopped since, it is void.
 pub(super) enum Happening {
-    /// A message reaches its receiver.
-    Arrive { from: End, to: End, bytes: Body },
+    /// A message reaches its receiver. `runs` are those of the sender and of the receiver: a link between them is made
+    /// anew when one of them starts again, and what was under way on the old one is void.
+    Arrive {
+        from: End,
+        to: End,
+        runs: (u32, u32),
+        bytes: Body,
+    },
     /// Records up to this one are durable.
     Stored {
         node: NodeId,

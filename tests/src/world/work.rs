@@ -31,6 +31,13 @@ impl Work {
         }
     }
 
+    /// A proposer stops: it forgets what it was told.
+    pub(super) fn forgotten(&mut self, proposer: NodeId) {
+        for told in self.known.values_mut() {
+            told.remove(proposer);
+        }
+    }
+
     /// A decree is delivered for the first time.
     pub(super) fn ordered(&mut self, batch: &Batch) {
         for bundle in batch.bundles() {
