@@ -4,34 +4,16 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
-use twostep_crypto::{Context, LinkKeys, Party, link_keys};
+use twostep_crypto::{Context, LinkKeys, link_keys};
 use twostep_net::packet::{
     HEADER_BYTES, Header, Kind, Opener, PacketLimits, Sealer, frames, split,
 };
-use twostep_net::{LinkDown, LinkId, Refusal, SendOutcome};
+use twostep_net::{LinkDown, Refusal};
 
 use crate::common::{self, Loop, PATIENCE, Setup, client, node};
-
-const MAGIC: &[u8; 16] = b"twostep link v1+";
-const HELLO_BYTES: usize = 198;
-const SEED: u8 = 101;
-
-/// One server (node 2) with a good peer (node 1) that must not notice anything.
-struct Scene {
-    server: Loop,
-    good: Loop,
-    link: LinkId,
-}
+use crate::scene::{self, HELLO_BYTES, SEED, Scene};
 
 impl Scene {
-    fn new(server: Setup) -> Self {
-        let (server, good) = (server.echoing().start(), Setup::node(1).start());
-        good.dial(&server);
-        let link = good.until_up(node(2));
-        server.until_up(node(1));
-        Self { server, good, link }
-    }
-
     /// The server has refused once for `reason`, has told `raw`, and still serves its good peer.
     fn assert_refused(&self, raw: &mut Raw, reason: Refusal) {
         let (_, why) = self.server.until_down();
@@ -46,14 +28,6 @@ impl Scene {
             [(reason.name(), 1)]
         );
         self.assert_good();
-    }
-
-    fn assert_good(&self) {
-        assert_eq!(
-            self.good.send(self.link, b"still here".to_vec()),
-            SendOutcome::Queued
-        );
-        assert_eq!(self.good.until_message(), b"still here");
     }
 
     fn connect(&self) -> Raw {
@@ -164,30 +138,8 @@ impl Raw {
     }
 }
 
-/// The Hello of client 101 to node 2, as the module docs lay it out, after `change`.
 fn hello(change: impl FnOnce(&mut Header)) -> Vec<u8> {
-    let mut header = Header {
-        length: HELLO_BYTES.try_into().unwrap(),
-        version: 1,
-        kind: Kind::Hello as u16,
-        counter: 0,
-        tag: *MAGIC,
-    };
-    change(&mut header);
-    let public = common::identity(SEED).public();
-    let to: Party = node(2);
-    [
-        &header.to_bytes()[..],
-        &[1; 32],
-        &[0; 4],
-        &client(SEED).encode(),
-        &to.encode(),
-        public.sign.as_bytes(),
-        &public.agree,
-        &[5; 16],
-        &[6; 16],
-    ]
-    .concat()
+    scene::hello([6; 16], change)
 }
 
 #[test]

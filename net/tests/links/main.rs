@@ -5,6 +5,7 @@ mod common;
 mod hostile;
 mod lanes;
 mod loopback;
+mod scene;
 
 use twostep_net::{DriverChoice, ReactorConfig};
 

@@ -8,6 +8,8 @@ mod hostile;
 mod lanes;
 #[path = "../links/loopback.rs"]
 mod loopback;
+#[path = "../links/scene.rs"]
+mod scene;
 
 use twostep_net::{DriverChoice, ReactorConfig};
 
