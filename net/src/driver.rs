@@ -8,6 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::cookie::Cookies;
 use crate::queue::WakeUp;
 
 /// Names a socket; the loop chooses it. Small and dense, so that drivers may index by it.
@@ -64,6 +65,11 @@ pub trait Driver: Send {
                 self.name()
             ),
         ))
+    }
+
+    /// Asks strangers for a cookie before anything is done for them. Only where anybody can write any address: a stream's operating system asks by itself.
+    fn ask_for_cookies(&mut self, cookies: Cookies) {
+        let _ = cookies;
     }
 
     /// Takes one connection that waits at `listener`, under `key`.

@@ -8,6 +8,16 @@
 //! proofs failing. `boot` is drawn once per process and tells a restart from a reconnect; `nonce` is drawn per connection, so that no two connections share a key
 //! and counters may begin anew.
 
+//!
+//! ```text
+//! by datagrams   question   Hello, counter: largest datagram   | cookie [16]; zeros while there is none
+//!                answer     Hello, counter: echo               | proof [16]: keyed blake3 with the link's key over "twostep answers " and the Hello
+//!                cookie     header of kind Cookie, counter: echo, magic in the place of the tag | cookie [16]
+//! ```
+//!
+//! The echo is the front half of the question's nonce: it shows that who answers has seen the question. The last 16 bytes do not belong to what
+//! the link key is derived from: the cookie may change while the question stays the same. See `cookie` and `link/greeting.rs`.
+
 use std::sync::Arc;
 
 use twostep_crypto::{
@@ -15,6 +25,7 @@ use twostep_crypto::{
     VerifyingKey,
 };
 
+use crate::cookie::COOKIE_BYTES;
 use crate::packet::{HEADER_BYTES, Header, Kind, read_u32, read_u64, wire_u32};
 use crate::refusal::LinkError;
 
@@ -22,6 +33,14 @@ use crate::refusal::LinkError;
 pub const MAGIC: [u8; 16] = *b"twostep link v1+";
 /// Bytes of a Hello packet.
 pub const HELLO_BYTES: usize = HEADER_BYTES + 32 + 4 + 2 * Party::ENCODED_BYTES + 64 + 16 + 16;
+
+/// Bytes of a Hello by datagram: a cookie or a proof stands behind it.
+pub const DATAGRAM_HELLO_BYTES: usize = HELLO_BYTES + COOKIE_BYTES;
+
+/// Bytes of the packet that brings a cookie.
+const COOKIE_PACKET_BYTES: usize = HEADER_BYTES + COOKIE_BYTES;
+/// Where the nonce stands in a Hello.
+const NONCE_AT: usize = HELLO_BYTES - 16;
 
 /// What one side keeps for all its links.
 pub(crate) struct Local {
@@ -80,13 +99,17 @@ impl Hello {
 
     /// The whole packet, for a stream.
     pub fn to_packet(self) -> [u8; HELLO_BYTES] {
-        self.to_packet_with(0)
+        self.write(HELLO_BYTES, 0)
     }
 
-    /// The whole packet, with what datagrams say in the place of the counter.
-    pub fn to_packet_with(self, counter: u64) -> [u8; HELLO_BYTES] {
+    /// What goes into a datagram in front of the cookie or proof, with what stands there in the place of the counter.
+    pub fn to_datagram(self, counter: u64) -> [u8; HELLO_BYTES] {
+        self.write(DATAGRAM_HELLO_BYTES, counter)
+    }
+
+    fn write(self, length: usize, counter: u64) -> [u8; HELLO_BYTES] {
         let header = Header {
-            length: wire_u32(HELLO_BYTES),
+            length: wire_u32(length),
             version: PROTOCOL_VERSION,
             kind: Kind::Hello as u16,
             counter,
@@ -107,11 +130,11 @@ impl Hello {
         put(&self.agree);
         put(&self.boot);
         put(&self.nonce);
-        assert_eq!(at, HELLO_BYTES, "the fields fill the packet");
+        assert_eq!(at, HELLO_BYTES, "the fields fill the Hello");
         packet
     }
 
-    /// Reads a packet whose header said Hello, in our version.
+    /// Reads a packet whose header said Hello, in our version; without what follows it in a datagram.
     pub fn read(packet: &[u8]) -> Result<Self, LinkError> {
         if packet.len() != HELLO_BYTES {
             return Err(LinkError::malformed("a Hello of another length"));
@@ -181,8 +204,38 @@ impl Hello {
 }
 
 /// What answers to a Hello datagram show: that they come from somebody who saw it. The front half of its nonce.
-pub(crate) fn echo_of(packet: &[u8; HELLO_BYTES]) -> u64 {
-    read_u64(packet, HELLO_BYTES - 16)
+pub(crate) fn echo_of(hello: &[u8; HELLO_BYTES]) -> u64 {
+    read_u64(hello, NONCE_AT)
+}
+
+/// The two parts of a Hello datagram: the Hello, and the cookie or proof behind it. None for packets of another length.
+pub(crate) fn split_datagram(packet: &[u8]) -> Option<(&[u8; HELLO_BYTES], [u8; COOKIE_BYTES])> {
+    let (hello, tail) = packet.split_first_chunk()?;
+    Some((hello, tail.try_into().ok()?))
+}
+
+/// The nonce and the cookie of whatever came as the first datagram of a stranger, which is at least as long as a Hello of ours.
+pub(crate) fn nonce_and_cookie(packet: &[u8]) -> ([u8; 16], [u8; COOKIE_BYTES]) {
+    let mut at = NONCE_AT;
+    (take(packet, &mut at), take(packet, &mut at))
+}
+
+/// The packet that brings a stranger its cookie.
+pub(crate) fn cookie_packet(
+    nonce: &[u8; 16],
+    cookie: [u8; COOKIE_BYTES],
+) -> [u8; COOKIE_PACKET_BYTES] {
+    let header = Header {
+        length: wire_u32(COOKIE_PACKET_BYTES),
+        version: PROTOCOL_VERSION,
+        kind: Kind::Cookie as u16,
+        counter: read_u64(nonce, 0),
+        tag: MAGIC,
+    };
+    let mut packet = [0; COOKIE_PACKET_BYTES];
+    packet[..HEADER_BYTES].copy_from_slice(&header.to_bytes());
+    packet[HEADER_BYTES..].copy_from_slice(&cookie);
+    packet
 }
 
 /// What a Hello packet adds to the link key.
@@ -197,4 +250,52 @@ fn take<const N: usize>(packet: &[u8], at: &mut usize) -> [u8; N] {
     field.copy_from_slice(&packet[*at..*at + N]);
     *at += N;
     field
+}
+
+#[cfg(test)]
+mod tests {
+    use twostep_crypto::NodeId;
+
+    use super::*;
+
+    /// Changing what travels is a decision: whoever makes it changes these bytes and tells of it in the changelog.
+    #[test]
+    fn the_bytes_of_question_and_cookie_are_pinned() {
+        let local = Local {
+            scope: Scope::new(ClusterId([1; 32]), Epoch(2)),
+            identity: Identity::from_seed([3; 32]).into(),
+            me: Party::Node(NodeId(4)),
+            boot: [5; 16],
+        };
+        let hello = Hello::new(&local, Party::Node(NodeId(6)), [7; 16]).to_datagram(1472);
+        let public = local.identity.public();
+        let expected = [
+            &[214, 0, 0, 0, 1, 0, 1, 0, 0xc0, 5, 0, 0, 0, 0, 0, 0][..],
+            b"twostep link v1+",
+            &[1; 32],
+            &[2, 0, 0, 0],
+            &Party::Node(NodeId(4)).encode(),
+            &Party::Node(NodeId(6)).encode(),
+            public.sign.as_bytes(),
+            &public.agree,
+            &[5; 16],
+            &[7; 16],
+        ]
+        .concat();
+        assert_eq!(hello[..], expected);
+        assert_eq!((HELLO_BYTES, DATAGRAM_HELLO_BYTES), (198, 214));
+        let cookie = [
+            &[48, 0, 0, 0, 1, 0, 7, 0, 7, 7, 7, 7, 7, 7, 7, 7][..],
+            b"twostep link v1+",
+            &[9; 16],
+        ]
+        .concat();
+        assert_eq!(cookie_packet(&[7; 16], [9; 16])[..], cookie);
+        let question = [&hello[..], &[8; 16]].concat();
+        assert_eq!(nonce_and_cookie(&question), ([7; 16], [8; 16]));
+        assert!(
+            cookie.len() < question.len(),
+            "nobody is flooded through us"
+        );
+    }
 }

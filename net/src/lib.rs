@@ -16,6 +16,7 @@
 //! * [`pool`]: buffers behind counted handles; [`pool::Body`] is what roles share.
 //! * [`queue`]: bounded lock-free hand-off into a loop, and its wake-up. [`sleeper`]: the wait of a loop without sockets.
 //! * [`packet`]: framing and MACs, sans-IO. [`link`]: one authenticated peer, sans-IO. [`refusal`]: why links end, told to both sides.
+//! * `cookie`: what strangers must bring back before a datagram of theirs costs anything.
 //! * `reassembly`: messages in fragments on a stream. `replay`, `pieces`, `flow`: what links need where datagrams are lost and overtake each other:
 //!   which counters were taken, messages in pieces, and how much may be under way.
 //! * [`driver`], [`mio`], `uring` (Linux) and, for datagrams, `udp` (Linux): the operating system's side. [`choice`]: which driver runs. `by_key`: what
@@ -28,6 +29,7 @@
 
 mod by_key;
 pub mod choice;
+mod cookie;
 pub mod counters;
 pub mod driver;
 pub mod fault;
@@ -53,9 +55,10 @@ pub mod udp;
 pub mod uring;
 
 pub use choice::{Carrier, DriverChoice, Transport, UnknownDriver};
+pub use cookie::{COOKIE_BYTES, Cookies};
 pub use counters::Counters;
 pub use fault::{Direction, FaultRule, Faults};
-pub use hello::{Directory, HELLO_BYTES, MAGIC};
+pub use hello::{DATAGRAM_HELLO_BYTES, Directory, HELLO_BYTES, MAGIC};
 pub use link::{LinkId, PeerIdentity, SendOutcome, dials};
 pub use net::{Limits, Net, PeerState};
 pub use pool::{Body, BodyMut, Pool};

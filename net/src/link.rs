@@ -7,8 +7,8 @@
 //!   Proof, then messages ──────────────────────► up: messages
 //! ```
 //!
-//! The steps of that stand in `link/handshake.rs`. The same packets travel as datagrams, of which some are lost, doubled or forged; what differs then
-//! stands in `link/datagrams.rs`.
+//! The steps of that stand in `link/handshake.rs`. Datagrams are lost, doubled and forged: what differs there stands in `link/greeting.rs` and
+//! `link/datagrams.rs`.
 //!
 //! Nothing but Hello, Proof and Refuse is parsed before the other side has proved that it has the link key, and those three are small and of bounded
 //! length. Whoever refuses says why in a Refuse packet before the connection is closed (see [`crate::refusal`]). Everything that does not verify ends this link and no other.
@@ -17,6 +17,9 @@
 //! Source: DESIGN.md section 4. Cost: one round trip, one X25519 agreement per side and connection; after that one MAC per packet.
 
 mod datagrams;
+#[cfg(test)]
+mod ends;
+mod greeting;
 mod handshake;
 
 use std::ops::Range;
@@ -31,6 +34,8 @@ use crate::reassembly::Reassembly;
 use crate::refusal::{LinkError, Refused, read_refusal};
 use datagrams::Datagrams;
 use handshake::push_plain_refusal;
+
+pub(crate) use greeting::Doubt;
 
 /// Names a link of one loop. Never used again within a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

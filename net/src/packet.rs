@@ -50,6 +50,8 @@ const CONTROL_LINE: u64 = 1 << 63;
 
 /// Marks a fragment in a frame's length.
 const FRAGMENT_FLAG: u32 = 1 << 31;
+/// Stands in front of a Hello that is proved, where a packet has its length, which is never as large as these bytes.
+const ANSWER_CONTEXT: &[u8] = b"twostep answers ";
 /// Bytes that the tag covers in the header.
 const COVERED_BYTES: usize = 16;
 /// A fragment shorter than this waits for the next packet: its header would weigh more than it carries. Only the last one of a message may be shorter,
@@ -73,6 +75,8 @@ pub enum Kind {
     Credit = 5,
     /// Frames of messages, parts of which the tag leaves out.
     Gapped = 6,
+    /// What a stranger must say its Hello again with; on datagrams only.
+    Cookie = 7,
 }
 
 impl Kind {

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use twostep_crypto::{Identity, MacKey, Party, Scope};
 
 use crate::choice::{self, DriverChoice, Transport};
+use crate::cookie::Cookies;
 use crate::driver::{Driver, Event};
 use crate::hello::{Directory, Local};
 use crate::link::{LinkId, Step};
@@ -165,8 +166,9 @@ impl Reactor {
         identity: impl Into<Arc<Identity>>,
         me: Party,
         directory: Box<dyn Directory + Send>,
-        driver: Box<dyn Driver>,
+        mut driver: Box<dyn Driver>,
     ) -> Result<Self, NetError> {
+        driver.ask_for_cookies(Cookies::draw().map_err(NetError::Random)?);
         let mut boot = [0; 16];
         getrandom::fill(&mut boot).map_err(NetError::Random)?;
         let random_seed = getrandom::u64().map_err(NetError::Random)?;

@@ -1,7 +1,8 @@
 //! The datagram driver: UDP by readiness, with batched calls. Linux only.
 //!
 //! ```text
-//!  listening socket ── a Hello of an unknown address ──► accept: a socket of its own, bound to the same address, connected to the sender
+//!  listening socket ── a Hello of an unknown address ──► a cookie goes back, nothing is kept
+//!                   ── the same with the cookie ───────► accept: a socket of its own, bound to the same address, connected to the sender
 //!  dialled          ──────────────────────────────────► a socket with a port of its own, connected to the node
 //! ```
 //!
@@ -26,15 +27,16 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use socket2::{Domain, Socket, Type};
 
 use crate::by_key::ByKey;
+use crate::cookie::Cookies;
 use crate::driver::{Driver, Event, Key, Syscalls};
-use crate::hello::{HELLO_BYTES, MAGIC};
+use crate::hello::{DATAGRAM_HELLO_BYTES, MAGIC, cookie_packet, nonce_and_cookie};
 use crate::packet::{Header, Kind};
 use crate::queue::WakeUp;
 use mmsg::{RUNS_MAX, Run};
@@ -60,6 +62,8 @@ pub struct UdpDriver {
     again: Vec<Key>,
     /// Whether the kernel cuts runs; until it has refused to once.
     segments: bool,
+    /// What strangers must bring back; none where whoever comes is believed.
+    cookies: Option<Cookies>,
     receive_bytes: usize,
     wake_up: WakeUp,
     syscalls: Syscalls,
@@ -99,6 +103,7 @@ impl UdpDriver {
             accepted: BTreeMap::new(),
             again: Vec::new(),
             segments: true,
+            cookies: None,
             receive_bytes: probe.recv_buffer_size()?,
             wake_up,
             syscalls: Syscalls::default(),
@@ -160,6 +165,10 @@ impl Driver for UdpDriver {
         Ok(addr)
     }
 
+    fn ask_for_cookies(&mut self, cookies: Cookies) {
+        self.cookies = Some(cookies);
+    }
+
     fn accept(&mut self, listener: Key, key: Key) -> io::Result<SocketAddr> {
         let Some(Open::Listener { socket, addr }) = self.sockets.get(listener) else {
             return Err(io::ErrorKind::NotConnected.into());
@@ -179,6 +188,17 @@ impl Driver for UdpDriver {
         if !is_hello(first) {
             // A stranger gets no answer to what may be somebody else's address.
             return Err(io::ErrorKind::Interrupted.into());
+        }
+        if let Some(cookies) = &self.cookies {
+            let (nonce, cookie) = nonce_and_cookie(first);
+            let now = Instant::now();
+            if !cookies.takes(now, peer, &nonce, cookie) {
+                let cookie = cookie_packet(&nonce, cookies.make(now, peer, &nonce));
+                // Without room it is lost, as on the way: the Hello is said again.
+                drop(socket.send_to(&cookie, peer));
+                self.syscalls.writes += 1;
+                return Err(io::ErrorKind::Interrupted.into());
+            }
         }
         let opened =
             join(socket, *addr, peer).and_then(|link| self.add_link(key, link, Some(peer)));
@@ -335,7 +355,7 @@ impl Driver for UdpDriver {
 
 /// Whether a datagram is a Hello by its shape. It is at least as long as ours, so that answers do not outweigh it.
 fn is_hello(datagram: &[u8]) -> bool {
-    datagram.len() >= HELLO_BYTES && is_packet(datagram) && {
+    datagram.len() >= DATAGRAM_HELLO_BYTES && is_packet(datagram) && {
         let header = Header::read(datagram);
         header.tag == MAGIC && header.kind == Kind::Hello as u16
     }

@@ -1,6 +1,6 @@
 //! How two ends of a link come to trust each other: Hellos, keys, proofs; and refusals while there is no key.
 //!
-//! On streams each packet comes once and in order; what datagrams need besides stands in `link/datagrams.rs`. Both read Hellos and make keys here.
+//! On streams each packet comes once and in order; how datagrams differ stands in `link/greeting.rs`. Both read Hellos and make keys here.
 
 use twostep_crypto::{PROTOCOL_VERSION, Party, link_keys};
 

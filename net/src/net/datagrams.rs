@@ -11,7 +11,7 @@ use super::Net;
 use super::table::{Phase, Slot, SlotUse};
 use crate::driver::{Driver, Key};
 use crate::fault::{Direction, Faults};
-use crate::link::{Link, LinkId};
+use crate::link::{Doubt, Link, LinkId};
 use crate::packet::split;
 use crate::refusal::LinkDown;
 
@@ -28,6 +28,9 @@ const UNREACHABLE_DOWN_AFTER: Duration = Duration::from_millis(700);
 /// How long to wait for credit before what is under way counts as lost.
 const FORGET_AFTER: Duration = Duration::from_millis(100);
 
+/// How long an attempt goes on that something speaks against, in case that was forged: a few questions long.
+const DOUBT_FOR: Duration = Duration::from_millis(200);
+
 /// What the table keeps of a link of datagrams.
 #[derive(Clone, Copy)]
 pub(crate) struct Liveness {
@@ -39,6 +42,8 @@ pub(crate) struct Liveness {
     pub unreachable: Option<Instant>,
     /// Since when packets wait for credit.
     pub waits: Option<Instant>,
+    /// Since when something speaks against a link that we dial.
+    pub doubts: Option<Instant>,
 }
 
 impl Liveness {
@@ -48,6 +53,7 @@ impl Liveness {
             said: now,
             unreachable: None,
             waits: None,
+            doubts: None,
         }
     }
 }
@@ -57,6 +63,7 @@ enum Todo {
     Nothing,
     Flush,
     Down(io::Error),
+    Believe(Doubt),
 }
 
 impl Net {
@@ -95,8 +102,8 @@ impl Net {
                     forgets = connection.forgets(now);
                     connection.keep_up(now)
                 }
-                Phase::Handshake if connection.link.repeat_hello() => Todo::Flush,
-                Phase::Handshake | Phase::Connecting | Phase::Lingering => Todo::Nothing,
+                Phase::Handshake => connection.ask_again(now),
+                Phase::Connecting | Phase::Lingering => Todo::Nothing,
             };
             waiting |= connection.liveness.waits.is_some()
                 || connection.liveness.unreachable.is_some()
@@ -106,6 +113,8 @@ impl Net {
                 Todo::Nothing if !forgets => {}
                 Todo::Nothing | Todo::Flush => self.mark_dirty(link),
                 Todo::Down(error) => self.drop_connection(link, LinkDown::Io(error)),
+                Todo::Believe(Doubt::Refuse(error)) => self.refuse(link, &error),
+                Todo::Believe(Doubt::RefusedUs(refused)) => self.refused_us(link, refused),
             }
         }
         let every = if waiting {
@@ -252,6 +261,21 @@ impl super::table::Connection {
             return Todo::Flush;
         }
         Todo::Nothing
+    }
+
+    /// Says our Hello again where a link is not up yet, or believes what has spoken against it for long enough.
+    fn ask_again(&mut self, now: Instant) -> Todo {
+        if let Some(doubt) = self.link.doubt() {
+            let since = *self.liveness.doubts.get_or_insert(now);
+            if now.saturating_duration_since(since) >= DOUBT_FOR {
+                return Todo::Believe(doubt.clone());
+            }
+        }
+        if self.link.repeat_hello() {
+            Todo::Flush
+        } else {
+            Todo::Nothing
+        }
     }
 
     /// Takes what is under way for lost, once it has waited long enough.

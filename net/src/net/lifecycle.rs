@@ -18,7 +18,7 @@ use crate::driver::Key;
 use crate::fault::Direction;
 use crate::link::{Link, LinkId, Step};
 use crate::packet::{Fragment, split};
-use crate::refusal::{LinkDown, LinkError};
+use crate::refusal::{LinkDown, LinkError, Refused};
 
 /// How long a refused connection may take to read why, before it is closed.
 const LINGER: Duration = Duration::from_secs(1);
@@ -133,9 +133,8 @@ impl Net {
                         return None;
                     }
                     Step::RefusedUs(refused) => {
-                        self.counters.count_refused_us(refused.reason);
                         let refused = refused.clone();
-                        self.drop_connection(link, LinkDown::RefusedUs(refused));
+                        self.refused_us(link, refused);
                     }
                     Step::Incomplete => {}
                 }
@@ -211,6 +210,12 @@ impl Net {
         } else {
             self.release(link);
         }
+    }
+
+    /// The other side has refused us.
+    pub(super) fn refused_us(&mut self, link: LinkId, refused: Refused) {
+        self.counters.count_refused_us(refused.reason);
+        self.drop_connection(link, LinkDown::RefusedUs(refused));
     }
 
     /// Ends a connection at once.

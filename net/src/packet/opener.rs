@@ -3,7 +3,8 @@
 use twostep_crypto::{MacKey, PROTOCOL_VERSION, Tag};
 
 use super::{
-    CONTROL_LINE, COVERED_BYTES, Frames, HEADER_BYTES, Header, Kind, PacketError, frames, gaps,
+    ANSWER_CONTEXT, CONTROL_LINE, COVERED_BYTES, Frames, HEADER_BYTES, Header, Kind, PacketError,
+    frames, gaps,
 };
 use crate::replay::Window;
 
@@ -81,6 +82,11 @@ impl Opener {
             return Err(PacketError::BadTag);
         }
         Ok(body)
+    }
+
+    /// Whether who sent `hello` has the key, by the proof beside it.
+    pub(crate) fn is_proof_of(&self, hello: &[u8], proof: [u8; 16]) -> bool {
+        self.key.tag(&[ANSWER_CONTEXT, hello]) == Tag(proof)
     }
 
     /// Checks a data packet and the shape of all its frames, which then cannot fail to parse.

@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use twostep_crypto::{MacKey, PROTOCOL_VERSION};
+use twostep_crypto::{MacKey, PROTOCOL_VERSION, Tag};
 
 use super::gaps::{self, GAPS_MAX, Gaps};
 use super::{
-    CONTROL_LINE, COVERED_BYTES, FRAGMENT_BYTES_MIN, FRAGMENT_FLAG, FRAGMENT_HEADER_BYTES,
-    FRAME_HEADER_BYTES, HEADER_BYTES, Header, Kind, PacketLimits, wire_u32,
+    ANSWER_CONTEXT, CONTROL_LINE, COVERED_BYTES, FRAGMENT_BYTES_MIN, FRAGMENT_FLAG,
+    FRAGMENT_HEADER_BYTES, FRAME_HEADER_BYTES, HEADER_BYTES, Header, Kind, PacketLimits, wire_u32,
 };
 
 /// Appends messages to a send buffer and seals its packets in place.
@@ -100,6 +100,11 @@ impl Sealer {
         out.extend_from_slice(&[0; HEADER_BYTES]);
         out.extend_from_slice(body);
         seal_packet(&self.key, kind, self.control, &mut out[start..]);
+    }
+
+    /// What shows that we have the key, for a Hello that answers another one. Its context is no header of a packet, so it is no packet's tag.
+    pub(crate) fn proof_of(&self, hello: &[u8]) -> Tag {
+        self.key.tag(&[ANSWER_CONTEXT, hello])
     }
 
     /// Packets sealed so far, plus the counter that it started after.

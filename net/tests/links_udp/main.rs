@@ -4,6 +4,8 @@
 mod common;
 #[path = "../links/loopback.rs"]
 mod loopback;
+#[path = "../links/scene.rs"]
+mod scene;
 mod strangers;
 
 use twostep_net::{Carrier, ReactorConfig, Transport};
