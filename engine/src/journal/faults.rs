@@ -17,7 +17,7 @@
 //!
 //! It is for tests of the journal and for whole nodes under test; without the setting that allows faults no node has it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -124,7 +124,7 @@ pub struct FaultyFolder {
 /// What the process knows of the names, and the folder below does not yet.
 #[derive(Debug, Default)]
 struct Names {
-    changes: Vec<Change>,
+    changes: VecDeque<Change>,
     /// Of every file that was opened, by its name of now: what is written through one handle is seen through all.
     unsynced: BTreeMap<String, Unsynced>,
 }
@@ -157,7 +157,7 @@ impl Names {
     }
 
     fn apply(&mut self, below: &dyn Folder) -> io::Result<()> {
-        for change in self.changes.drain(..) {
+        while let Some(change) = self.changes.pop_front() {
             match change {
                 Change::Rename(from, to) => below.rename(&from, &to)?,
                 Change::Remove(name) => below.remove(&name)?,
@@ -165,14 +165,26 @@ impl Names {
         }
         Ok(())
     }
+
+    /// Whether a change that is not yet synced has to do with the name.
+    fn concern(&self, name: &str) -> bool {
+        self.changes.iter().any(|change| match change {
+            Change::Rename(from, to) => from == name || to == name,
+            Change::Remove(removed) => removed == name,
+        })
+    }
 }
 
 impl Folder for FaultyFolder {
     fn create(&self, name: &str) -> io::Result<Box<dyn File>> {
         self.handle.refuse_writes()?;
+        let mut names = held(&self.names);
+        if names.concern(name) {
+            // A name that is taken again: the changes so far happen now, as they may at any time.
+            names.apply(&*self.below)?;
+        }
         let below = self.below.create(name)?;
         let unsynced = Unsynced::default();
-        let mut names = held(&self.names);
         names.unsynced.insert(name.to_owned(), unsynced.clone());
         Ok(Box::new(FaultyFile {
             below,
@@ -200,7 +212,7 @@ impl Folder for FaultyFolder {
             return Err(io::ErrorKind::NotFound.into());
         }
         let change = Change::Rename(from.to_owned(), to.to_owned());
-        names.changes.push(change);
+        names.changes.push_back(change);
         if let Some(unsynced) = names.unsynced.remove(from) {
             names.unsynced.insert(to.to_owned(), unsynced);
         }
@@ -216,10 +228,10 @@ impl Folder for FaultyFolder {
             return Err(io::ErrorKind::ReadOnlyFilesystem.into());
         }
         let mut names = held(&self.names);
-        if names.below(name).is_none() {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        names.changes.push(Change::Remove(name.to_owned()));
+        let below = names.below(name).ok_or(io::ErrorKind::NotFound)?;
+        // Says so if there is none.
+        self.below.open(&below)?;
+        names.changes.push_back(Change::Remove(name.to_owned()));
         names.unsynced.remove(name);
         if self.handle.faults().lose_unsynced {
             return Ok(());
@@ -400,7 +412,11 @@ mod tests {
             assert_eq!(error.kind(), io::ErrorKind::NotFound);
             folder.remove(gone).expect_err("gone");
         }
+        folder.remove("none").expect_err("there was none");
         assert_eq!(below.list().unwrap(), ["new.tmp", "old"]);
+        folder.create("new.tmp").unwrap();
+        assert_eq!(folder.list().unwrap(), ["new", "new.tmp"]);
+        folder.remove("new.tmp").unwrap();
         folder.sync().unwrap();
         assert_eq!(below.list().unwrap(), ["new"]);
     }

@@ -5,12 +5,42 @@
 //! | [`folder`] | what is asked of a folder, and the folder of the operating system |
 //! | [`memory`] | a folder in memory |
 //! | [`faults`] | a folder with faults around another one |
+//! | [`mod@format`] | the bytes of a segment |
+//! | [`segment`] | the files |
+//! | [`record`] | bytes ↔ record |
+//! | [`preamble`] | what every segment repeats |
+//! | [`scan`] | what is found when it is opened: the end, a torn tail, or damage |
+//! | [`records`] | what is read back |
+//! | [`opened`] | a journal that is open |
+//! | [`appender`] | writes entries behind those that are there, without threads and time |
+//! | [`writer`] | the thread that makes records durable, in groups |
+//! | [`recorder`] | what the node's loop has of it |
 
 #![expect(
+    clippy::disallowed_types,
     clippy::disallowed_methods,
     reason = "the journal is a host: files, threads and clocks are its business"
 )]
 
+pub mod appender;
+pub mod bodies;
+mod error;
 pub mod faults;
 pub mod folder;
+pub mod format;
+mod maker;
 pub mod memory;
+pub mod opened;
+pub mod preamble;
+pub mod record;
+pub mod recorder;
+pub mod records;
+pub mod scan;
+pub mod segment;
+mod shared;
+pub mod writer;
+
+pub use error::JournalError;
+pub use opened::{Journal, Shape};
+pub use recorder::Recorder;
+pub use shared::{Figures, HUNG_AFTER, SLOW_AFTER};
