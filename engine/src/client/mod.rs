@@ -19,7 +19,6 @@ pub mod core;
 pub mod facade;
 pub mod host;
 mod leader;
-mod patience;
 mod sender;
 mod session;
 mod setup;
