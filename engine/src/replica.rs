@@ -429,6 +429,17 @@ impl<R: Rules> Replica<R> {
         self.peers.has_spent_checks(node, now, self.tuning.t0)
     }
 
+    /// The highest decree whose records none of its roles needs any more: an acceptor needs those above its low, a learner its whole
+    /// log.
+    #[must_use]
+    pub fn prunable(&self) -> Decree {
+        if self.learner.is_some() {
+            Decree::NONE
+        } else {
+            self.low
+        }
+    }
+
     /// What makes checks for it on another loop.
     #[must_use]
     pub fn precheck(&self) -> Precheck {

@@ -12,6 +12,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use twostep_bench::config::StopFlag;
 use twostep_bench::{LoadConfig, LoadReport, Sample};
+use twostep_engine::node::tunables::Durability;
 use twostep_engine::node::tunables::StateMachineKind;
 use twostep_engine::node::{ClientFolder, NodeOptions};
 use twostep_engine::quorum::FaultModel;
@@ -114,7 +115,10 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     if args.f == 0 || args.f > 8 {
         bail!("--f {}: expected 1 to 8 on one machine", args.f);
     }
-    let options = args.tunables.apply_to_all(NodeOptions::default())?;
+    let options = args.tunables.apply_to_all(NodeOptions {
+        durability: Durability::Memory,
+        ..NodeOptions::default()
+    })?;
     if args.floor {
         return compare(args, mode, &options, &interrupt);
     }
