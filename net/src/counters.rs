@@ -32,6 +32,8 @@ pub struct Counters {
     pub strays: u64,
     /// How often packets waited for credit of the other side until what was under way to it counted as lost; datagrams only.
     pub credit_timeouts: u64,
+    /// How often pieces of messages were missing and were asked for; datagrams only.
+    pub repairs: u64,
     /// Connections accepted.
     pub accepted: u64,
     /// Connections that we began to open.
@@ -84,6 +86,7 @@ impl Counters {
             dropped_too_large,
             strays,
             credit_timeouts,
+            repairs,
             accepted,
             dialled,
             links_up,
@@ -106,6 +109,7 @@ impl Counters {
         self.dropped_too_large += dropped_too_large;
         self.strays += strays;
         self.credit_timeouts += credit_timeouts;
+        self.repairs += repairs;
         self.accepted += accepted;
         self.dialled += dialled;
         self.links_up += links_up;

@@ -35,7 +35,7 @@ pub struct FaultRule {
     pub cut: bool,
     /// Lose this many of a million messages.
     pub loss_ppm: u32,
-    /// Lose this many of a million datagrams, where links are of datagrams: a message in fragments is lost with any of them.
+    /// Lose this many of a million datagrams, where links are of datagrams; what is lost of a large message is asked for again.
     pub datagram_loss_ppm: u32,
     /// Deliver this many of a million messages twice.
     pub duplicate_ppm: u32,

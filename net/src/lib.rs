@@ -17,8 +17,8 @@
 //! * [`queue`]: bounded lock-free hand-off into a loop, and its wake-up. [`sleeper`]: the wait of a loop without sockets.
 //! * [`packet`]: framing and MACs, sans-IO. [`link`]: one authenticated peer, sans-IO. [`refusal`]: why links end, told to both sides.
 //! * `cookie`: what strangers must bring back before a datagram of theirs costs anything.
-//! * `reassembly`: messages in fragments on a stream. `replay`, `pieces`, `flow`: what links need where datagrams are lost and overtake each other:
-//!   which counters were taken, messages in pieces, and how much may be under way.
+//! * `reassembly`: messages in fragments on a stream. `replay`, `pieces`, `repair`, `flow`: what links need where datagrams are lost and overtake each other:
+//!   which counters were taken, messages in pieces, what is missing of them, and how much may be under way.
 //! * [`driver`], [`mio`], `uring` (Linux) and, for datagrams, `udp` (Linux): the operating system's side. [`choice`]: which driver runs. `by_key`: what
 //!   a driver has under each key. `tcp`: socket options and when to dial again.
 //! * [`net`](mod@net): the links of a loop. [`reactor`]: the loop. [`fault`]: faults on purpose. [`counters`]: what happened.
@@ -46,6 +46,7 @@ pub mod queue;
 pub mod reactor;
 mod reassembly;
 pub mod refusal;
+mod repair;
 mod replay;
 pub mod sleeper;
 mod tcp;

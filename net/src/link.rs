@@ -23,6 +23,7 @@ mod greeting;
 mod handshake;
 
 use std::ops::Range;
+use std::time::Instant;
 
 use twostep_crypto::{Party, PublicIdentity};
 
@@ -149,7 +150,7 @@ struct Session {
 
 enum Assembly {
     Stream(Reassembly),
-    Datagrams(Pieces),
+    Datagrams(Box<Pieces>),
 }
 
 impl Link {
@@ -219,14 +220,18 @@ impl Link {
 
     /// Adds a fragment of a packet that [`receive`](Self::receive) has just opened. A message that it completes is returned; give its buffer
     /// [`back`](Self::give_back) after use.
-    pub fn reassemble(&mut self, fragment: &Fragment<'_>) -> Result<Option<Vec<u8>>, LinkError> {
+    pub fn reassemble(
+        &mut self,
+        fragment: &Fragment<'_>,
+        now: Instant,
+    ) -> Result<Option<Vec<u8>>, LinkError> {
         let State::Up(session) = &mut self.state else {
             return Ok(None);
         };
         let max = self.limits.message_bytes_max;
         Ok(match &mut session.assembly {
             Assembly::Stream(one) => one.add(fragment, max)?.then(|| one.take()),
-            Assembly::Datagrams(several) => several.add(fragment, max)?,
+            Assembly::Datagrams(several) => several.add(fragment, max, now)?,
         })
     }
 
@@ -252,7 +257,14 @@ impl Link {
         if !self.outbox.has_room(self.limits.wire_bytes_max(total)) {
             return SendOutcome::Dropped;
         }
+        let before = session.sealer.split_messages();
         session.sealer.push(&mut self.outbox.bytes, parts, gaps);
+        let id = session.sealer.split_messages();
+        if id != before
+            && let Some(datagrams) = &mut self.datagrams
+        {
+            datagrams.keep(id, parts);
+        }
         SendOutcome::Queued
     }
 

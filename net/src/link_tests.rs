@@ -86,9 +86,11 @@ impl Side {
                     for frame in frames {
                         match frame {
                             Frame::Whole(message) => self.received.push(message.to_vec()),
-                            Frame::Fragment(fragment) => self
-                                .received
-                                .extend(self.link.reassemble(&fragment).unwrap()),
+                            Frame::Fragment(fragment) => self.received.extend(
+                                self.link
+                                    .reassemble(&fragment, std::time::Instant::now())
+                                    .unwrap(),
+                            ),
                         }
                     }
                 }

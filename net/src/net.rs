@@ -57,6 +57,8 @@ pub struct Net {
     accept_again: Option<Instant>,
     /// When links of datagrams are to be looked at.
     look_next: Option<Instant>,
+    /// When links of datagrams are to be searched for missing pieces.
+    mend_next: Option<Instant>,
     /// The earliest moment at which a peer is to be dialled.
     dial_next: Option<Instant>,
     /// Links with something to write.
@@ -108,6 +110,7 @@ impl Net {
             lingering: VecDeque::new(),
             accept_again: None,
             look_next: None,
+            mend_next: None,
             dial_next: None,
             dirty: Vec::new(),
             ready: Vec::new(),
@@ -261,6 +264,7 @@ impl Net {
             linger,
             self.accept_again,
             self.look_next,
+            self.mend_next,
             self.dial_next,
             self.faults.deadline(),
         ]
@@ -335,6 +339,9 @@ impl Net {
         }
         if self.look_next.is_some_and(|at| at <= now) {
             self.look_at_links();
+        }
+        if self.mend_next.is_some_and(|at| at <= now) {
+            self.mend_links();
         }
         while let Some(held) = self.faults.due(now) {
             match held.direction {

@@ -13,8 +13,8 @@
 //!
 //! On a stream counters ascend strictly, and one message is reassembled at a time (`reassembly`); a missing or foreign fragment ends the link.
 //! On datagrams packets are lost, doubled and overtake each other: counters are taken in any order within a window (`replay`), and several messages
-//! are reassembled at once (`pieces`); a lost fragment loses its message and nothing else.
-//! Packets of the kinds Close and Credit then have counters of their own, from 2^63 on and strictly ascending: they overtake the data that waits.
+//! are reassembled at once (`pieces`); a lost fragment is asked for again (`repair`), and loses at most its message.
+//! Packets of the kinds Close, Credit and Want, and Data that is said again, then have counters of their own, from 2^63 on and strictly ascending: they overtake the data that waits.
 //!
 //! Cost: sealing and opening work in place on the link's buffers and copy nothing but fragments.
 //! Source: DESIGN.md section 4. What precedes the first data packet stands in [`crate::link`].
@@ -46,7 +46,7 @@ pub const DATAGRAM_BYTES_MAX: usize = 65_000;
 /// The usual limit of packets that travel as datagrams: fits into a frame of Ethernet.
 pub const DATAGRAM_BYTES: usize = 1472;
 /// Counters from here on belong to packets that overtake the data.
-const CONTROL_LINE: u64 = 1 << 63;
+pub(crate) const CONTROL_LINE: u64 = 1 << 63;
 
 /// Marks a fragment in a frame's length.
 const FRAGMENT_FLAG: u32 = 1 << 31;
@@ -77,6 +77,8 @@ pub enum Kind {
     Gapped = 6,
     /// What a stranger must say its Hello again with; on datagrams only.
     Cookie = 7,
+    /// Names what is missing of large messages; on datagrams only.
+    Want = 8,
 }
 
 impl Kind {

@@ -1,5 +1,7 @@
 //! Reassembly where fragments are lost and overtake each other: several messages at once, within the bytes of one.
 //!
+//! What is missing of a message that is partly there is asked for (`repair`) once nothing more of it has come for a while: `pieces/asking.rs`.
+//!
 //! A fragment joins the run of bytes that it continues; a message is complete when its runs are as long as it, so nothing is delivered that was not
 //! sent. What is incomplete waits until newer messages need the room: then the oldest goes, and what still comes of it is dropped. A link holds at
 //! most `message_bytes_max` bytes of incomplete messages.
@@ -8,9 +10,15 @@
 //! would have hundreds of megabytes allocated and cleared. For the same reason a packet begins no more messages, and a fragment is no shorter, than
 //! with an honest sender. Buffers are at most twice as large as what they hold, or as the message for which they are used again.
 
+mod asking;
+
 use std::ops::Range;
+use std::time::Instant;
 
 use crate::packet::{FRAGMENT_BYTES_MIN, Fragment, PacketError};
+use crate::repair::{WANTS_MAX, Want};
+use crate::replay::Window;
+use asking::{Asked, Patience};
 
 /// Most messages that are incomplete at once.
 const MESSAGES_MAX: usize = 32;
@@ -25,15 +33,21 @@ const SPARE_BYTES_MAX: usize = 2 << 20;
 const SPARE_FOR_ALL_BYTES: usize = 64 << 10;
 
 /// The incomplete messages of one link.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Pieces {
     messages: Vec<Message>,
     /// Bytes of the messages above when complete.
     bytes: usize,
     /// Fragments of messages up to this one begin nothing: they are late.
     floor: u64,
+    /// Those that are complete: what was said again of them begins nothing either.
+    complete: Window,
+    /// The packet in hand, and the newest one.
+    packet: u64,
+    newest_packet: u64,
     /// Messages begun by the packet in hand.
     begun: usize,
+    patience: Patience,
     spare: Vec<Vec<u8>>,
     spare_runs: Vec<Vec<Run>>,
 }
@@ -46,6 +60,9 @@ struct Message {
     arrived: usize,
     /// What has come, ascending, without overlap. Neighbours that touch are joined unless the later one is longer.
     runs: Vec<Run>,
+    /// The newest packet that brought some of it.
+    packet: u64,
+    asked: Asked,
 }
 
 /// Bytes of a message without a gap.
@@ -62,12 +79,31 @@ impl Run {
 }
 
 impl Pieces {
-    /// The fragments that follow are those of another packet.
-    pub fn next_packet(&mut self) {
+    /// Nothing has come.
+    pub fn new() -> Self {
+        Self {
+            messages: Vec::new(),
+            bytes: 0,
+            floor: 0,
+            complete: Window::default(),
+            packet: 0,
+            newest_packet: 0,
+            begun: 0,
+            patience: Patience::default(),
+            spare: Vec::new(),
+            spare_runs: Vec::new(),
+        }
+    }
+
+    /// The fragments that follow are those of the packet with this counter.
+    pub fn next_packet(&mut self, counter: u64) {
+        self.packet = counter;
+        self.newest_packet = self.newest_packet.max(counter);
         self.begun = 0;
     }
 
-    /// Adds a fragment, and returns its message if it is now complete. Give the buffer [`back`](Self::give_back) afterwards.
+    /// Adds a fragment, and returns its message if it is now complete. Give the buffer [`back`](Self::give_back) afterwards. Bytes that have come
+    /// before are left out: what is said again may overlap what was only late.
     ///
     /// # Errors
     /// [`PacketError::Fragment`] when it contradicts itself, the limit, or what came of its message before; when it is shorter than any but the last
@@ -76,6 +112,7 @@ impl Pieces {
         &mut self,
         fragment: &Fragment<'_>,
         message_bytes_max: usize,
+        now: Instant,
     ) -> Result<Option<Vec<u8>>, PacketError> {
         let Fragment {
             id,
@@ -93,36 +130,58 @@ impl Pieces {
         let known = self.messages.iter().position(|message| message.id == id);
         let at = match known {
             Some(at) => at,
+            None if id <= self.floor || self.complete.has(id) => return Ok(None),
             None if self.begun == BEGUN_PER_PACKET_MAX => return Err(refused),
-            None if self.make_room(id, total, message_bytes_max) => self.begin(id, total),
+            None if self.make_room(id, total, message_bytes_max) => self.begin(id, total, now),
             None => return Ok(None),
         };
         let message = &mut self.messages[at];
-        let Some(place) = place(&message.runs, start..end).filter(|_| message.total == total)
-        else {
+        if message.total != total {
             return Err(refused);
-        };
-        message.arrived += bytes.len();
-        if place > 0 && message.runs[place - 1].end() == start {
-            message.extend(place - 1, bytes);
-            message.join(place - 1);
-        } else {
-            let mut buffer = take_spare(&mut self.spare, total);
-            append(&mut buffer, bytes, total - start);
-            let run = Run {
-                start,
-                bytes: buffer,
-            };
-            message.runs.insert(place, run);
-            message.join(place);
         }
+        message.packet = message.packet.max(self.packet);
+        self.patience.heard(&mut message.asked, now);
+        message.put(start, bytes, &mut self.spare);
         if message.arrived == total {
+            self.complete.take(id);
             return Ok(Some(self.complete(at)));
         }
         if message.runs.len() > RUNS_MAX {
             self.drop_message(at);
         }
         Ok(None)
+    }
+
+    /// When something may have to be asked for; none while nothing is incomplete.
+    pub fn ask_at(&self) -> Option<Instant> {
+        let waiting = self.messages.iter().filter_map(|one| one.asked.due());
+        waiting.min()
+    }
+
+    /// What is to be asked for now, in at most [`WANTS_MAX`] entries; it counts as asked for.
+    pub fn wants(&mut self, now: Instant, wants: &mut Vec<Want>) {
+        for message in &mut self.messages {
+            if wants.len() == WANTS_MAX {
+                return;
+            }
+            if message.asked.due().is_none_or(|at| at > now) {
+                continue;
+            }
+            // What follows the last byte that has come may not have left yet, unless something newer has.
+            let overtaken = self.newest_packet > message.packet;
+            let quiet = self.patience.is_quiet(&message.asked, now);
+            let before = wants.len();
+            for gap in message.missing(overtaken || quiet) {
+                if wants.len() < WANTS_MAX {
+                    wants.push(Want::new(message.id, &gap));
+                }
+            }
+            if wants.len() > before {
+                self.patience.asks(&mut message.asked, now);
+            } else {
+                self.patience.waits_for_the_end(&mut message.asked);
+            }
+        }
     }
 
     /// Takes back the buffer of a message that has been used.
@@ -147,13 +206,15 @@ impl Pieces {
         id > self.floor
     }
 
-    fn begin(&mut self, id: u64, total: usize) -> usize {
+    fn begin(&mut self, id: u64, total: usize, now: Instant) -> usize {
         self.begun += 1;
         self.messages.push(Message {
             id,
             total,
             arrived: 0,
             runs: self.spare_runs.pop().unwrap_or_default(),
+            packet: self.packet,
+            asked: Asked::new(now),
         });
         self.bytes += total;
         self.messages.len() - 1
@@ -193,6 +254,56 @@ impl Pieces {
 }
 
 impl Message {
+    /// Adds those of `bytes`, which stand at `start`, that have not come before.
+    fn put(&mut self, start: usize, bytes: &[u8], spare: &mut Vec<Vec<u8>>) {
+        let (mut at, end) = (start, start + bytes.len());
+        while at < end {
+            let place = self.runs.partition_point(|run| run.end() <= at);
+            let next = self.runs.get(place).map(|run| run.start..run.end());
+            let stop = match next {
+                Some(run) if run.start <= at => {
+                    at = run.end;
+                    continue;
+                }
+                Some(run) => run.start.min(end),
+                None => end,
+            };
+            self.insert(place, at, &bytes[at - start..stop - start], spare);
+            at = stop;
+        }
+    }
+
+    /// Adds bytes of which none has come, in front of the run at `place`.
+    fn insert(&mut self, place: usize, start: usize, bytes: &[u8], spare: &mut Vec<Vec<u8>>) {
+        self.arrived += bytes.len();
+        if place > 0 && self.runs[place - 1].end() == start {
+            self.extend(place - 1, bytes);
+            self.join(place - 1);
+        } else {
+            let mut buffer = take_spare(spare, self.total);
+            append(&mut buffer, bytes, self.total - start);
+            let run = Run {
+                start,
+                bytes: buffer,
+            };
+            self.runs.insert(place, run);
+            self.join(place);
+        }
+    }
+
+    /// The gaps in what has come; with what follows the last byte that has, if `end`. None is shorter than a fragment may be.
+    fn missing(&self, end: bool) -> impl Iterator<Item = Range<usize>> + '_ {
+        let starts = self.runs.iter().map(|run| run.start);
+        let starts = starts.chain(end.then_some(self.total));
+        let ends = std::iter::once(0).chain(self.runs.iter().map(Run::end));
+        ends.zip(starts)
+            .filter(|(from, to)| from < to)
+            .map(|(from, to)| {
+                let to = to.max((from + FRAGMENT_BYTES_MIN).min(self.total));
+                from.min(to.saturating_sub(FRAGMENT_BYTES_MIN))..to
+            })
+    }
+
     fn extend(&mut self, at: usize, bytes: &[u8]) {
         let run = &mut self.runs[at];
         append(&mut run.bytes, bytes, self.total - run.start);
@@ -209,13 +320,6 @@ impl Message {
             self.extend(at, &next.bytes);
         }
     }
-}
-
-/// Where a run of this range is to be inserted. None if some of it was there before.
-fn place(runs: &[Run], range: Range<usize>) -> Option<usize> {
-    let at = runs.partition_point(|run| run.end() <= range.start);
-    let overlaps = runs.get(at).is_some_and(|next| next.start < range.end);
-    (!overlaps).then_some(at)
 }
 
 /// A buffer to begin a run of a message of `total` bytes: one that is much larger than the message would be charged to nobody.
@@ -236,229 +340,5 @@ fn append(buffer: &mut Vec<u8>, bytes: &[u8], most: usize) {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const MAX: usize = 8000;
-
-    fn message(id: u64, total: usize) -> Vec<u8> {
-        (0..total)
-            .map(|at| u8::try_from((at as u64 * 7 + id) % 251).unwrap())
-            .collect()
-    }
-
-    fn add(
-        pieces: &mut Pieces,
-        id: u64,
-        total: usize,
-        start: usize,
-        end: usize,
-    ) -> Option<Vec<u8>> {
-        let bytes = &message(id, total)[start..end];
-        let (offset, total) = (u32::try_from(start).unwrap(), u32::try_from(total).unwrap());
-        let fragment = Fragment {
-            id,
-            offset,
-            total,
-            bytes,
-        };
-        pieces.next_packet();
-        pieces.add(&fragment, MAX).unwrap()
-    }
-
-    #[test]
-    fn a_lost_fragment_loses_its_message_and_no_other() {
-        let mut pieces = Pieces::default();
-        assert_eq!(add(&mut pieces, 1, 2400, 0, 800), None);
-        assert_eq!(add(&mut pieces, 1, 2400, 1600, 2400), None);
-        for id in 2..100 {
-            assert_eq!(add(&mut pieces, id, 7200, 3200, 7200), None);
-            assert_eq!(add(&mut pieces, id, 7200, 0, 3200), Some(message(id, 7200)));
-            assert!(pieces.bytes <= MAX);
-        }
-        assert_eq!(add(&mut pieces, 1, 2400, 800, 1600), None, "it is late");
-        assert_eq!(pieces.bytes, 0, "and begins nothing");
-    }
-
-    #[test]
-    fn the_oldest_makes_room() {
-        let mut pieces = Pieces::default();
-        for id in 1..=10 {
-            add(&mut pieces, id, 3200, 0, 800);
-            assert!(pieces.bytes <= MAX);
-        }
-        assert_eq!(add(&mut pieces, 9, 3200, 800, 3200), Some(message(9, 3200)));
-        assert_eq!(
-            add(&mut pieces, 10, 3200, 800, 3200),
-            Some(message(10, 3200))
-        );
-        for id in 11..=200 {
-            add(&mut pieces, id, 200, 150, 200);
-        }
-        assert_eq!(pieces.messages.len(), MESSAGES_MAX);
-        assert_eq!(add(&mut pieces, 11, 200, 150, 200), None);
-    }
-
-    #[test]
-    fn contradictions_are_refused() {
-        let mut pieces = Pieces::default();
-        add(&mut pieces, 1, 2400, 800, 1600);
-        for (offset, total, bytes) in [
-            (0, 2400, &[0; 801][..]),
-            (1599, 2400, &[0; 801]),
-            (900, 2400, &[0; 600]),
-            (1600, 2400, &[]),
-            (1600, 2401, &[0; 801]),
-            (1600, 2400, &[0; 801]),
-            (0, 8001, &[0; 8001]),
-            (u32::MAX, u32::MAX, &[0; 1]),
-        ] {
-            let fragment = Fragment {
-                id: 1,
-                offset,
-                total,
-                bytes,
-            };
-            assert!(pieces.add(&fragment, MAX).is_err(), "{fragment:?}");
-        }
-        assert_eq!(add(&mut pieces, 1, 2400, 0, 800), None);
-        assert_eq!(
-            add(&mut pieces, 1, 2400, 1600, 2400),
-            Some(message(1, 2400))
-        );
-    }
-
-    #[test]
-    fn buffers_are_used_again() {
-        let mut pieces = Pieces::default();
-        let mut before: *const u8 = std::ptr::null();
-        for id in 1..10 {
-            add(&mut pieces, id, 4000, 0, 3999);
-            let whole = add(&mut pieces, id, 4000, 3999, 4000).unwrap();
-            assert!(before.is_null() || before == whole.as_ptr());
-            before = whole.as_ptr();
-            pieces.give_back(whole);
-        }
-    }
-
-    /// Memory of all buffers, used or not.
-    fn memory(pieces: &Pieces) -> usize {
-        let runs = pieces.messages.iter().flat_map(|message| &message.runs);
-        let buffers = runs.map(|run| &run.bytes).chain(&pieces.spare);
-        buffers.map(Vec::capacity).sum()
-    }
-
-    #[test]
-    fn memory_grows_with_what_has_come() {
-        const LARGE: u32 = 8 << 20;
-        let mut pieces = Pieces::default();
-        for id in 1..1000 {
-            for offset in [LARGE / 2, LARGE - 600] {
-                pieces.next_packet();
-                let fragment = Fragment {
-                    id,
-                    offset,
-                    total: LARGE,
-                    bytes: &[7; 600],
-                };
-                assert_eq!(pieces.add(&fragment, LARGE as usize), Ok(None));
-            }
-            assert!(memory(&pieces) <= 8 * 600, "{} bytes", memory(&pieces));
-        }
-    }
-
-    #[test]
-    fn a_large_buffer_does_not_serve_small_messages() {
-        let mut pieces = Pieces::default();
-        for _ in 0..3 {
-            pieces.give_back(Vec::with_capacity(1 << 20));
-        }
-        for id in 1..=3 {
-            add(&mut pieces, id, 2000, 0, 1000);
-        }
-        assert!(memory(&pieces) <= (2 << 20) + 3 * 2000);
-        assert_eq!(pieces.spare.len(), SPARE_MAX);
-    }
-
-    #[test]
-    fn a_packet_begins_no_more_messages_than_an_honest_one() {
-        let mut pieces = Pieces::default();
-        let begin = |id| Fragment {
-            id,
-            offset: 0,
-            total: 2000,
-            bytes: &[0; FRAGMENT_BYTES_MIN],
-        };
-        for ids in [[1, 2, 3], [4, 5, 6]] {
-            pieces.next_packet();
-            let [first, second, third] = ids.map(|id| pieces.add(&begin(id), MAX));
-            assert_eq!((first, second), (Ok(None), Ok(None)));
-            assert!(third.is_err());
-        }
-        let short = Fragment {
-            bytes: &[0; FRAGMENT_BYTES_MIN - 1],
-            ..begin(7)
-        };
-        pieces.next_packet();
-        assert!(
-            pieces.add(&short, MAX).is_err(),
-            "the last one alone may be"
-        );
-    }
-
-    #[test]
-    fn whatever_the_order_bytes_are_copied_seldom_and_runs_stay_few() {
-        // Neighbours swapped throughout, then backwards.
-        let total = 512 * 512;
-        for (id, order) in [(1, true), (2, false)] {
-            let mut pieces = Pieces::default();
-            let mut came = None;
-            for at in 0..512usize {
-                let at = if order { at ^ 1 } else { 511 - at };
-                let bytes = &message(id, total)[at * 512..][..512];
-                let fragment = Fragment {
-                    id,
-                    offset: u32::try_from(at * 512).unwrap(),
-                    total: u32::try_from(total).unwrap(),
-                    bytes,
-                };
-                pieces.next_packet();
-                came = pieces.add(&fragment, total).unwrap();
-                let runs = pieces.messages.first().map_or(0, |one| one.runs.len());
-                assert!(runs <= 20, "{runs} runs");
-            }
-            assert!(came == Some(message(id, total)));
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn whole_messages_come_out_in_whatever_order_their_pieces_come(
-            cuts in prop::collection::vec(FRAGMENT_BYTES_MIN..600, 1..10),
-            order in prop::collection::vec(any::<prop::sample::Index>(), 60),
-        ) {
-            let total: usize = cuts.iter().sum();
-            let mut parts = Vec::new();
-            for id in [5, 6] {
-                let mut start = 0;
-                for &cut in &cuts {
-                    parts.push((id, start, start + cut));
-                    start += cut;
-                }
-            }
-            let (mut pieces, mut came, mut at) = (Pieces::default(), Vec::new(), 0);
-            while !parts.is_empty() {
-                let (id, start, end) = parts.remove(order[at % order.len()].index(parts.len()));
-                at += 1;
-                if total <= MAX / 2 && let Some(whole) = add(&mut pieces, id, total, start, end) {
-                    prop_assert!(whole == message(id, total));
-                    came.push(id);
-                }
-            }
-            came.sort_unstable();
-            prop_assert!(total > MAX / 2 || came == [5, 6]);
-        }
-    }
-}
+#[path = "pieces/tests.rs"]
+mod tests;

@@ -27,6 +27,13 @@ impl Window {
         self.newest
     }
 
+    /// Whether `counter` was taken, or is too old to tell.
+    pub fn has(&self, counter: u64) -> bool {
+        let (word, bit) = place(counter);
+        let old = counter.saturating_add(WINDOW_PACKETS) <= self.newest;
+        old || counter <= self.newest && self.taken[word] & bit != 0
+    }
+
     /// Takes `counter`, unless it was taken before or is too old to tell.
     pub fn take(&mut self, counter: u64) -> bool {
         if counter == 0 || counter.saturating_add(WINDOW_PACKETS) <= self.newest {

@@ -3,16 +3,20 @@
 //!
 //! * A datagram that does not verify changes nothing, whatever the state of the link. In particular a Hello that somebody forges or plays back takes
 //!   no link down; a link gives way only to one that is proved.
+//! * Pieces of large messages that are lost are asked for and said again (`repair`).
 //! * No datagram ends a link silently, so the end is said in a Close; a link on which nothing comes for a while is down, and each
 //!   side sends a Credit when it has said nothing else for a while (see `net/datagrams.rs` for the times).
+
+use std::time::Instant;
 
 use super::greeting::Greeting;
 use super::handshake::push_plain_refusal;
 use super::{Assembly, Link, State, Step};
 use crate::flow::Flow;
 use crate::hello::{Directory, Local, echo_of};
-use crate::packet::{Header, Kind, frames, split};
+use crate::packet::{CONTROL_LINE, Header, Kind, frames, split, wire_u32};
 use crate::refusal::{LinkError, read_refusal};
+use crate::repair::{self, AGAIN_BYTES_MAX, Kept, Want};
 
 /// What only a link of datagrams has.
 pub(super) struct Datagrams {
@@ -20,6 +24,17 @@ pub(super) struct Datagrams {
     /// Sealed packets that overtake the data and need no credit.
     control: Vec<u8>,
     pub(super) greeting: Greeting,
+    /// What the other side may ask for again.
+    kept: Kept,
+    /// What we are about to ask for; kept so that it need not be allocated again.
+    wants: Vec<Want>,
+}
+
+impl Datagrams {
+    /// Keeps a message that was split, in case pieces of it are lost.
+    pub fn keep(&mut self, id: u64, parts: &[&[u8]]) {
+        self.kept.keep(id, parts);
+    }
 }
 
 impl Link {
@@ -34,6 +49,8 @@ impl Link {
             flow: Flow::new(receive_bytes),
             control: Vec::new(),
             greeting,
+            kept: Kept::default(),
+            wants: Vec::new(),
         }));
         self.repeat_hello();
         self
@@ -47,6 +64,37 @@ impl Link {
                 .sealer
                 .push_control(&mut datagrams.control, Kind::Credit, &body);
         }
+    }
+
+    /// When to [ask](Self::ask_for_missing) for pieces of messages; none while none is missing.
+    pub fn ask_at(&self) -> Option<Instant> {
+        match &self.state {
+            State::Up(session) => match &session.assembly {
+                Assembly::Datagrams(pieces) => pieces.ask_at(),
+                Assembly::Stream(_) => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Queues a Want for what has been missing for long enough. Says whether there was anything.
+    pub fn ask_for_missing(&mut self, now: Instant) -> bool {
+        let (State::Up(session), Some(datagrams)) = (&mut self.state, &mut self.datagrams) else {
+            return false;
+        };
+        let Assembly::Datagrams(pieces) = &mut session.assembly else {
+            return false;
+        };
+        datagrams.wants.clear();
+        pieces.wants(now, &mut datagrams.wants);
+        if datagrams.wants.is_empty() {
+            return false;
+        }
+        let body = repair::write(&datagrams.wants);
+        session
+            .sealer
+            .push_control(&mut datagrams.control, Kind::Want, &body);
+        true
     }
 
     /// Queues the end of the link, if it is one of datagrams that is up.
@@ -125,10 +173,12 @@ impl Link {
         match header.kind {
             kind if Kind::holds_messages(kind) => {
                 let frames = frames(body)?;
+                let again = header.counter >= CONTROL_LINE;
                 if let Assembly::Datagrams(pieces) = &mut session.assembly {
-                    pieces.next_packet();
+                    // What is said again tells nothing of what has left since.
+                    pieces.next_packet(if again { 0 } else { header.counter });
                 }
-                if datagrams.flow.received(header.counter, packet.len()) {
+                if !again && datagrams.flow.received(header.counter, packet.len()) {
                     self.push_credit();
                 }
                 Ok(Step::Data(packet.len(), frames))
@@ -136,6 +186,25 @@ impl Link {
             kind if kind == Kind::Credit as u16 => {
                 if !datagrams.flow.credit(body) {
                     return Err(LinkError::malformed("a credit of another length"));
+                }
+                Ok(Step::Done(packet.len()))
+            }
+            kind if kind == Kind::Want as u16 => {
+                let Some(wants) = repair::read(body) else {
+                    return Err(LinkError::malformed("a Want of another length"));
+                };
+                for want in wants {
+                    // What has no room now is asked for again.
+                    let room = AGAIN_BYTES_MAX.saturating_sub(datagrams.control.len());
+                    let most = wire_u32(room).saturating_add(want.from);
+                    let want = Want {
+                        to: want.to.min(most),
+                        ..want
+                    };
+                    if let Some((message, range)) = datagrams.kept.answer(want) {
+                        let out = &mut datagrams.control;
+                        session.sealer.push_again(out, want.id, message, range);
+                    }
                 }
                 Ok(Step::Done(packet.len()))
             }

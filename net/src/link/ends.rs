@@ -98,8 +98,11 @@ impl End {
                         match frame {
                             Frame::Whole(message) => self.received.push(message.to_vec()),
                             Frame::Fragment(fragment) => {
-                                self.received
-                                    .extend(self.link.reassemble(&fragment).unwrap());
+                                self.received.extend(
+                                    self.link
+                                        .reassemble(&fragment, std::time::Instant::now())
+                                        .unwrap(),
+                                );
                             }
                         }
                     }

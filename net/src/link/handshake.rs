@@ -172,7 +172,7 @@ pub(super) fn session(
     let (opener, assembly) = if datagrams {
         (
             Opener::of_datagrams(keys.receive),
-            Assembly::Datagrams(Pieces::default()),
+            Assembly::Datagrams(Box::new(Pieces::new())),
         )
     } else {
         (

@@ -31,6 +31,9 @@ const FORGET_AFTER: Duration = Duration::from_millis(100);
 /// How long an attempt goes on that something speaks against, in case that was forged: a few questions long.
 const DOUBT_FOR: Duration = Duration::from_millis(200);
 
+/// How often links are searched for missing pieces at most.
+const MEND_EVERY: Duration = Duration::from_millis(1);
+
 /// What the table keeps of a link of datagrams.
 #[derive(Clone, Copy)]
 pub(crate) struct Liveness {
@@ -123,6 +126,33 @@ impl Net {
             LOOK_EVERY
         };
         self.look_next = Some(now + every);
+    }
+
+    /// Looks for missing pieces at this time, if there is one.
+    pub(super) fn mend_at(&mut self, at: Option<Instant>) {
+        self.mend_next = [self.mend_next, at].into_iter().flatten().min();
+    }
+
+    /// Asks on every link for what has been missing for long enough, and plans when to look again.
+    pub(super) fn mend_links(&mut self) {
+        let now = self.now;
+        self.mend_next = None;
+        for index in 0..self.slots.len() {
+            let index = u32::try_from(index).expect("slots are counted in 32 bits");
+            let Some(link) = self.link_at(index) else {
+                continue;
+            };
+            let Some(connection) = self.connection_mut(link) else {
+                continue;
+            };
+            let asks = connection.link.ask_for_missing(now);
+            let at = connection.link.ask_at();
+            self.mend_at(at.map(|at| at.max(now + MEND_EVERY)));
+            if asks {
+                self.counters.repairs += 1;
+                self.mark_dirty(link);
+            }
+        }
     }
 
     /// Something that verified has come.

@@ -148,7 +148,14 @@ impl Net {
     }
 
     pub(crate) fn reassemble(&mut self, link: LinkId, fragment: &Fragment<'_>) -> Option<Vec<u8>> {
-        match self.connection_mut(link)?.link.reassemble(fragment) {
+        let now = self.now;
+        let link_of = &mut self.connection_mut(link)?.link;
+        match link_of.reassemble(fragment, now) {
+            Ok(None) => {
+                let at = link_of.ask_at();
+                self.mend_at(at);
+                None
+            }
             Ok(message) => message,
             Err(error) => {
                 self.refuse(link, &error);

@@ -67,6 +67,40 @@ impl Sealer {
         sealed
     }
 
+    /// How many messages were split so far: the id of the newest one.
+    pub(crate) fn split_messages(&self) -> u64 {
+        self.message_id
+    }
+
+    /// Appends the bytes in `range` of `message`, which was split before under `id`, once more as fragments, in packets that overtake the data. The
+    /// tag covers all of them. Datagrams only.
+    pub(crate) fn push_again(
+        &mut self,
+        out: &mut Vec<u8>,
+        id: u64,
+        message: &[u8],
+        range: Range<usize>,
+    ) {
+        let room = self.limits.packet_bytes_max - HEADER_BYTES - FRAGMENT_HEADER_BYTES;
+        let mut at = range.start;
+        while at < range.end {
+            let left = range.end - at;
+            // What is left for the next packet is no shorter than a fragment may be.
+            let bytes = if left <= room {
+                left
+            } else {
+                room.min(left - FRAGMENT_BYTES_MIN)
+            };
+            let start = out.len();
+            out.extend_from_slice(&[0; HEADER_BYTES]);
+            put_fragment_header(out, id, at, message.len(), bytes);
+            out.extend_from_slice(&message[at..at + bytes]);
+            self.control += 1;
+            seal_packet(&self.key, Kind::Data, self.control, &mut out[start..]);
+            at += bytes;
+        }
+    }
+
     /// Completes the open packet, if there is one, and says whether there was.
     pub fn seal(&mut self, out: &mut Vec<u8>) -> bool {
         let Some(start) = self.open.take() else {
@@ -162,13 +196,7 @@ impl Sealer {
             }
             self.begin(out);
             let bytes = (total - offset).min(self.room(out) - FRAGMENT_HEADER_BYTES - list);
-            out.extend_from_slice(
-                &(wire_u32(FRAGMENT_HEADER_BYTES - FRAME_HEADER_BYTES + bytes) | FRAGMENT_FLAG)
-                    .to_le_bytes(),
-            );
-            out.extend_from_slice(&self.message_id.to_le_bytes());
-            out.extend_from_slice(&wire_u32(offset).to_le_bytes());
-            out.extend_from_slice(&wire_u32(total).to_le_bytes());
+            put_fragment_header(out, self.message_id, offset, total, bytes);
             self.leave_out(out, gaps, offset..offset + bytes);
             let mut missing = bytes;
             while missing > 0 {
@@ -184,6 +212,15 @@ impl Sealer {
         }
         sealed
     }
+}
+
+/// Begins the frame of a fragment of `bytes` bytes.
+fn put_fragment_header(out: &mut Vec<u8>, id: u64, offset: usize, total: usize, bytes: usize) {
+    let length = wire_u32(FRAGMENT_HEADER_BYTES - FRAME_HEADER_BYTES + bytes) | FRAGMENT_FLAG;
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(&id.to_le_bytes());
+    out.extend_from_slice(&wire_u32(offset).to_le_bytes());
+    out.extend_from_slice(&wire_u32(total).to_le_bytes());
 }
 
 /// Writes the header with its tag in front of the body of `packet`.

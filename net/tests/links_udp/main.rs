@@ -4,6 +4,7 @@
 mod common;
 #[path = "../links/loopback.rs"]
 mod loopback;
+mod repair;
 #[path = "../links/scene.rs"]
 mod scene;
 mod strangers;
