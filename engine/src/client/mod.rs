@@ -17,8 +17,10 @@
 
 pub mod core;
 pub mod facade;
+pub mod history;
 pub mod host;
 mod leader;
+mod patience;
 mod sender;
 mod session;
 mod setup;
