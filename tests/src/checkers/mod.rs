@@ -12,6 +12,7 @@
 //! | I3′ | no vote while another value is choosable below | [`anchor`] |
 
 pub mod anchor;
+pub mod calls;
 pub mod history;
 pub mod order;
 pub mod said;
