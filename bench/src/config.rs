@@ -1,6 +1,7 @@
 //! What load to make.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub struct LoadConfig {
     /// Whether answers are held against exactly once. Off for state machines other than the key-value store, whose answers
     /// say nothing: then only that f+1 learners agree on each of them is known.
     pub checked: bool,
+    /// Where to write what each call was and how it ended ([`twostep_engine::client::history`]); nowhere if not said.
+    pub history: Option<PathBuf>,
     /// Ends the load from another thread.
     pub stop: StopFlag,
 }
@@ -61,6 +64,7 @@ impl LoadConfig {
             connect_timeout: Duration::from_secs(10),
             drain: Duration::from_secs(10),
             checked: true,
+            history: None,
             stop: StopFlag::default(),
         }
     }

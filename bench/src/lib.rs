@@ -13,6 +13,7 @@
 //! | [`config`] | what load to make |
 //! | [`load`] | opening, running, draining, reading back |
 //! | [`ledger`] | gaps and duplicates of one session |
+//! | [`under_way`], [`recording`] | the calls that have not ended, and the history of all |
 //! | [`report`] | what comes out, field by field |
 //! | [`page`] | a report as one page of HTML |
 //! | [`floor`] | what the message pattern alone costs, in processes that do nothing else |
@@ -27,7 +28,9 @@ pub mod lab;
 pub mod ledger;
 pub mod load;
 pub mod page;
+pub mod recording;
 pub mod report;
+pub mod under_way;
 
 pub use config::LoadConfig;
 pub use load::{LoadError, run, run_as};

@@ -9,6 +9,8 @@
 //! credit is made later but counts from when it was due.
 
 use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -20,7 +22,9 @@ use twostep_net::NetError;
 
 use crate::config::{LoadConfig, PIPELINE_MAX};
 use crate::ledger::Ledger;
+use crate::recording::Recording;
 use crate::report::{Latencies, LoadReport, Sample, micros, per_second, thread_cpu};
+use crate::under_way::UnderWay;
 
 /// How often the stop flag is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -40,6 +44,14 @@ pub enum LoadError {
     /// A session could not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The history could not be written.
+    #[error("{path}: cannot write the history: {source}", path = path.display())]
+    History {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// It was stopped before a session was open.
     #[error("stopped before the first call")]
     Stopped,
@@ -76,17 +88,37 @@ pub fn run_as(
     // Twice the pipeline, so that one late answer does not hold its session up.
     setup.tuning.window = (2 * config.pipeline).min(PIPELINE_MAX);
     let mut client = ClientLoop::new(setup, &config.nodes, config.tuning)?;
+    let history = config.history.clone();
+    let unwritten = |source| LoadError::History {
+        path: history.clone().unwrap_or_default(),
+        source,
+    };
+    let recording = match &history {
+        Some(path) => Recording::begin(path).map_err(unwritten)?,
+        None => Recording::default(),
+    };
     if let Some(voice) = voice {
         client.speak_with(voice);
     }
-    let mut load = Load::new(config, on_second);
+    let mut load = Load::new(config, recording, on_second);
     client.run(&mut load)?;
+    let calls = std::mem::replace(&mut load.calls, UnderWay::new(Recording::default()));
+    calls.finish().map_err(unwritten)?;
     load.report(client.core())
+}
+
+/// What a call is for.
+#[derive(Clone, Copy, Debug)]
+enum Purpose {
+    /// To increment a worker's key; due at this time.
+    Increment(usize, Time),
+    /// To read a worker's key at the end.
+    Read(usize),
 }
 
 /// One session with its key and what came back.
 struct Worker {
-    handle: Option<SessionHandle>,
+    session: Option<(SessionHandle, SessionId)>,
     operation: Vec<u8>,
     key: Vec<u8>,
     ledger: Ledger,
@@ -112,8 +144,7 @@ struct Load<F> {
     on_second: F,
     phase: Phase,
     workers: Vec<Worker>,
-    /// Workers by the index of their session.
-    by_session: Vec<usize>,
+    calls: UnderWay<Purpose>,
     credits: VecDeque<usize>,
     open: usize,
     in_flight: usize,
@@ -136,9 +167,9 @@ struct Load<F> {
 }
 
 impl<F: FnMut(&Sample)> Load<F> {
-    fn new(config: LoadConfig, on_second: F) -> Load<F> {
+    fn new(config: LoadConfig, recording: Recording, on_second: F) -> Load<F> {
         let worker = || Worker {
-            handle: None,
+            session: None,
             operation: Vec::new(),
             key: Vec::new(),
             ledger: Ledger::default(),
@@ -155,7 +186,7 @@ impl<F: FnMut(&Sample)> Load<F> {
         };
         Load {
             workers: (0..config.sessions).map(|_| worker()).collect(),
-            by_session: Vec::new(),
+            calls: UnderWay::new(recording),
             credits: VecDeque::new(),
             open: 0,
             in_flight: 0,
@@ -189,14 +220,9 @@ impl<F: FnMut(&Sample)> Load<F> {
     fn connect(&mut self, turn: &mut Turn<'_>) {
         if turn.reachable() {
             for worker in 0..self.workers.len() {
-                let handle = turn
-                    .core
+                turn.core
                     .open_session(worker as u64, self.now)
                     .expect("as many as sessions_max");
-                if self.by_session.len() <= handle.index() {
-                    self.by_session.resize(handle.index() + 1, usize::MAX);
-                }
-                self.by_session[handle.index()] = worker;
             }
             self.phase = Phase::Opening;
             self.until = None;
@@ -244,8 +270,14 @@ impl<F: FnMut(&Sample)> Load<F> {
 
     fn call(&mut self, core: &mut ClientCore, index: usize, intended: Time) {
         let worker = &mut self.workers[index];
-        let Some(handle) = worker.handle else { return };
-        match core.call(handle, &worker.operation, intended.0, self.now) {
+        let Some(session) = worker.session else {
+            return;
+        };
+        let purpose = Purpose::Increment(index, intended);
+        let made = self
+            .calls
+            .call(core, session, &worker.operation, purpose, self.now);
+        match made {
             Ok(_) => {
                 worker.in_flight += 1;
                 self.in_flight += 1;
@@ -280,12 +312,14 @@ impl<F: FnMut(&Sample)> Load<F> {
             }
             operation.clear();
             Operation::Get { key: &worker.key }.encode(&mut operation);
-            let Some(handle) = worker.handle else {
+            let Some(session) = worker.session else {
                 continue;
             };
-            if core.call(handle, &operation, READ, self.now).is_ok() {
-                self.open += 1;
-            }
+            let purpose = Purpose::Read(index);
+            let made = self
+                .calls
+                .call(core, session, &operation, purpose, self.now);
+            self.open += usize::from(made.is_ok());
         }
         self.read();
     }
@@ -411,9 +445,6 @@ impl<F: FnMut(&Sample)> Load<F> {
     }
 }
 
-/// The token of a read at the end. No call is due at the end of time.
-const READ: u64 = u64::MAX;
-
 impl<F: FnMut(&Sample)> Application for Load<F> {
     fn opened(
         &mut self,
@@ -428,7 +459,7 @@ impl<F: FnMut(&Sample)> Application for Load<F> {
         };
         let worker =
             &mut self.workers[usize::try_from(token).expect("tokens of Opens are workers")];
-        worker.handle = Some(session);
+        worker.session = Some((session, id));
         // Session ids are never used twice, so the key is new and starts at 0.
         worker.key = format!("bench/{id}").into_bytes();
         let mut bare = Vec::new();
@@ -448,15 +479,16 @@ impl<F: FnMut(&Sample)> Application for Load<F> {
         self.open += 1;
     }
 
-    fn done(&mut self, now: Time, session: SessionHandle, token: u64, outcome: CallOutcome<'_>) {
+    fn done(&mut self, now: Time, _: SessionHandle, token: u64, outcome: CallOutcome<'_>) {
         self.now = now;
-        let worker = self.by_session[session.index()];
-        if token == READ {
-            self.read_back(worker, outcome);
-        } else if self.phase != Phase::Reading {
-            self.ended(worker, Time(token), outcome);
+        match self.calls.ended(token, &outcome) {
+            Purpose::Read(worker) => self.read_back(worker, outcome),
+            Purpose::Increment(worker, intended) if self.phase != Phase::Reading => {
+                self.ended(worker, intended, outcome);
+            }
+            // It was counted as unknown when draining ended.
+            Purpose::Increment(..) => {}
         }
-        // An increment that ends while keys are read back was counted as unknown when draining ended.
     }
 
     fn turn(&mut self, turn: &mut Turn<'_>) {

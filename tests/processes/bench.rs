@@ -128,3 +128,46 @@ fn what_a_load_cost_is_in_its_report() {
     positive(&report, "/messages_per_packet");
     assert!(report["floor"].is_null(), "it was not asked for");
 }
+
+#[test]
+fn a_history_is_written_and_judged() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("history");
+    let path = file.to_str().unwrap();
+    let report = bench(&["--for", "300ms", "--history", path]);
+    let check = |path: &str| run(twostep(&["check", "--json", path]));
+    let judged = check(path);
+    judged.ok();
+    let judged = judged.json();
+    // Every session reads its key at the end.
+    let calls = report["operations"].as_u64().unwrap() + 4;
+    assert_eq!(judged["committed"], calls, "{judged}");
+    assert_eq!(judged["keys"], 4);
+    assert_eq!(judged["linearizable"], true);
+    for nothing in ["violations", "lost", "duplicates", "undecided"] {
+        assert_eq!(judged[nothing], 0, "{judged}");
+    }
+
+    // The same history with the last answer of one session taken back: its read at the end is one too high.
+    let text = std::fs::read_to_string(&file).unwrap();
+    let increment = text
+        .lines()
+        .rev()
+        .find(|line| line.contains(" committed ") && line.contains(" 04"));
+    let spoilt = text.replacen(&format!("{}\n", increment.unwrap()), "", 1);
+    let lines = text.lines().count() - 2;
+    let spoilt = spoilt.replace(&format!("end {lines}"), &format!("end {}", lines - 1));
+    let other = folder.path().join("spoilt");
+    std::fs::write(&other, spoilt).unwrap();
+    let judged = check(other.to_str().unwrap());
+    assert!(!judged.status.success());
+    let judged = judged.json();
+    assert_eq!(judged["linearizable"], false, "{judged}");
+    assert_eq!(judged["duplicates"], 1, "{judged}");
+
+    std::fs::write(&other, &text[..text.len() / 2]).unwrap();
+    check(other.to_str().unwrap()).refused("spoilt");
+    let mut again = vec!["bench", "--for", "100ms", "--history", path];
+    again.extend(["--clients", "1"]);
+    run(twostep(&again)).refused("cannot write the history");
+}

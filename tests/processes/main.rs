@@ -6,7 +6,6 @@ mod bench;
 mod command;
 mod dev;
 mod drivers;
-mod durable;
 mod faults;
 mod lanes;
 mod lies;

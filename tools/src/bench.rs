@@ -12,7 +12,6 @@ use clap::Args;
 use serde_json::{Value, json};
 use twostep_bench::config::StopFlag;
 use twostep_bench::{LoadConfig, LoadReport, Sample};
-use twostep_engine::node::tunables::Durability;
 use twostep_engine::node::tunables::StateMachineKind;
 use twostep_engine::node::{ClientFolder, NodeOptions};
 use twostep_engine::quorum::FaultModel;
@@ -64,6 +63,9 @@ pub struct BenchArgs {
     /// Write a page of HTML that shows everything about the run and needs nothing else
     #[arg(long, value_name = "FILE.html")]
     report: Option<PathBuf>,
+    /// Write what every call was and how it ended to a new file, for `twostep check`
+    #[arg(long, value_name = "FILE", conflicts_with = "floor")]
+    history: Option<PathBuf>,
     /// Of the cluster of its own: how many faulty nodes it bears
     #[arg(
         long,
@@ -115,10 +117,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     if args.f == 0 || args.f > 8 {
         bail!("--f {}: expected 1 to 8 on one machine", args.f);
     }
-    let options = args.tunables.apply_to_all(NodeOptions {
-        durability: Durability::Memory,
-        ..NodeOptions::default()
-    })?;
+    let options = args.tunables.apply_to_all(NodeOptions::default())?;
     if args.floor {
         return compare(args, mode, &options, &interrupt);
     }
@@ -159,15 +158,14 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
 }
 
 /// Messages that the nodes send for a decree that nobody has to repeat and whose learners acknowledge it by itself:
-/// the proposal to every other node, the vote of every acceptor to every other learner, an acknowledgement of every other
-/// learner to the leader, and the answers of the learners (PROTOCOL.md section 3). Under load one acknowledgement stands for
-/// several decrees, so fewer are measured; checkpoints, `Status` and the acknowledgements to all, eight times in T0 at
-/// most, come on top.
+/// the proposal to every other node, the vote of every acceptor to every other learner, an acknowledgement of every learner to
+/// every other node, and the answers of the learners (PROTOCOL.md section 3). Under load one acknowledgement stands for
+/// several decrees, so fewer are measured; checkpoints and `Status` come on top.
 fn messages_of_a_decree(mode: FaultModel, f: usize) -> usize {
     let (nodes, learners) = (mode.acceptors(f), mode.learners(f));
     let proposals = nodes - 1;
     let votes = nodes * learners - learners;
-    let acknowledgements = learners - 1;
+    let acknowledgements = learners * (nodes - 1);
     proposals + votes + acknowledgements + learners
 }
 
@@ -328,6 +326,7 @@ fn config(
         .load
         .config(folder, Some(duration), &stop, LOAD_DEFAULTS)?;
     config.checked &= checked;
+    config.history.clone_from(&args.history);
     config.tuning.driver = args.tunables.apply_to_all(NodeOptions::default())?.driver;
     stop_with(interrupt, &stop)?;
     if let Some(Rate::OfPeak(percent)) = args.load.rate {

@@ -89,7 +89,6 @@ impl FloorCluster {
         let pattern = Pattern::new(
             &lab::configuration(mode, f),
             options.in_flight,
-            options.tuning().t0,
             &trace,
             &many,
             MANY,

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod bench;
+mod check;
 mod client;
 mod cluster;
 mod compare;
@@ -48,6 +49,8 @@ enum What {
     Client(client::ClientArgs),
     /// Put load on a cluster and measure it
     Bench(bench::BenchArgs),
+    /// Judge histories that `bench --history` wrote: linearizable, nothing lost, nothing done twice
+    Check(check::CheckArgs),
     /// Be one process of the floor; `bench --floor` starts it
     #[command(hide = true)]
     FloorNode(floor::FloorNodeArgs),
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         What::Status(args) => status::run(&args),
         What::Client(args) => client::run(&args),
         What::Bench(args) => bench::run(&args),
+        What::Check(args) => check::run(&args),
         What::FloorNode(args) => floor::run(&args),
         What::Sim(args) => sim::run(&args),
     };

@@ -32,8 +32,7 @@ pub struct NodeArgs {
     /// The node's configuration file; its folder holds keys, cluster file, lock and control socket
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// With durability memory: say that this node has never run. Without it the node takes its disk for lost and only learns.
-    /// A node with a journal knows it from there
+    /// Say that this node has never run. Without it the node takes its disk for lost and only learns
     #[arg(long)]
     first_start: bool,
     /// End when standard input ends, as it does when the process that started this one is gone
