@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use twostep_crypto::{Identity, Party};
 use twostep_engine::admission::ClientDirectory;
-use twostep_engine::batch::Batch;
+use twostep_engine::batch::{Batch, BundleWriter, Malformed, Request, RequestKind};
 use twostep_engine::client::{
     AuthenticatorKeys, CallOutcome, ClientCore, ClientEffects, ClientSetup, ClientTuning,
     OpenError, SessionHandle,
@@ -22,9 +22,9 @@ use twostep_engine::node::testnet::roles_of;
 use twostep_engine::quorum::FaultModel;
 use twostep_engine::replica::{Replica, Setup, Standing};
 use twostep_engine::state_machine::StateMachine;
-use twostep_engine::types::{ClientId, Decree, NodeId, NodeSet, RecordSeq, SessionId, Time};
+use twostep_engine::types::{ClientId, Decree, NodeId, NodeSet, RecordSeq, Seq, SessionId, Time};
 use twostep_engine::wire::{Bounds, decode, encode};
-use twostep_net::pool::Pool;
+use twostep_net::pool::{Body, Pool};
 
 struct Node<S: StateMachine> {
     replica: Replica,
@@ -125,6 +125,35 @@ pub fn client(configuration: &Arc<Configuration>) -> ClientSetup {
         tuning,
         seed: 1,
     }
+}
+
+/// A batch of one request with an operation of so many bytes, proved by nobody: for what does not look inside.
+///
+/// # Panics
+/// If the operation is larger than a request may be.
+#[must_use]
+pub fn batch_of(configuration: &Configuration, operation_bytes: usize) -> Batch {
+    let scope = configuration.scope();
+    let mut writer = BundleWriter::new(identity(CLIENT_SEED).public().client_id());
+    let pushed = writer.push(&Request {
+        kind: RequestKind::Operation,
+        session: SessionId {
+            decree: Decree(1),
+            index: 0,
+        },
+        seq: Seq(1),
+        operation: &vec![7; operation_bytes],
+    });
+    assert!(pushed, "one request fits into a bundle");
+    let mut body = 1_u32.to_le_bytes().to_vec();
+    body.extend_from_slice(writer.finish_bare(&scope));
+    Batch::parse(
+        Body::from_vec(body),
+        &scope,
+        configuration.limits(),
+        |_, _| Ok::<(), Malformed>(()),
+    )
+    .expect("a well-formed body")
 }
 
 /// The seed of the client's identity, above those of nodes.

@@ -27,7 +27,14 @@ fn the_floor_replays_and_carries_load() {
         let by_nodes = messages - 1;
         let plan = FloorPlan {
             addresses: addresses(trace.nodes),
-            pattern: Pattern::new(&lab::configuration(mode, 1), 4, &trace, &many, 9),
+            pattern: Pattern::new(
+                &lab::configuration(mode, 1),
+                4,
+                Duration::from_millis(500),
+                &trace,
+                &many,
+                9,
+            ),
             trace,
             driver: "auto".to_owned(),
             datagram_bytes: None,

@@ -64,7 +64,7 @@ fn retries_are_executed_once_and_twice_without_the_session_table() {
     for session_table in [true, false] {
         let options = NodeOptions {
             session_table,
-            ..NodeOptions::default()
+            ..cluster::in_memory()
         };
         let cluster = Cluster::start_with(FaultModel::Fab, options);
         let mut load = config(&cluster);

@@ -62,6 +62,7 @@ pub mod record;
 pub mod recovery;
 pub mod replica;
 pub mod resend;
+pub mod retry_time;
 pub mod rules;
 pub mod session;
 pub mod signatures;

@@ -3,14 +3,14 @@
 //! | message | from | to | guarded by | said again |
 //! |---|---|---|---|---|
 //! | `Submit` | client; proposer, for a signed retry | leader; on retry all proposers and learners | authenticator in the bundle | by the client; to the leader, every T0 while it is tracked |
-//! | `Propose` | leader(r) | acceptors, learners | link MAC; the value is the body's digest | every T0/4 until n_l − f acks |
+//! | `Propose` | leader(r) | acceptors, learners | link MAC; the value is the body's digest | when acks are overdue, every T0/4 at the latest, until n_l − f acks |
 //! | `Accepted` | acceptor | learners | link MAC | every T0/4 to each learner until its ack or low ≥ d |
 //! | `Replies` | learner | client | link MAC | when the client retries |
-//! | `Ack` | learner | acceptors, proposers | link MAC | at the end of each turn in which something was learned; every `Status` says the same |
+//! | `Ack` | learner | leader; acceptors, proposers | link MAC | to the leader at the end of each turn in which something was learned, to all others within T0/8; every `Status` says the same |
 //! | `Checkpoint` | learner | all | signature (mode C: link MAC) | every T0/4 until a certificate ≥ c |
 //! | `Certificate` | anyone | who is behind | the signatures inside | when a `Status` shows a lower low |
 //! | `Status` | node | all | link MAC | every T0, idle or not |
-//! | `Pull`, `Fetch` | learner | learners, anyone | link MAC | every T0/4 while there is a gap |
+//! | `Pull`, `Fetch` | learner | learners, anyone | link MAC | while there is a gap that should have closed by itself, every T0/4 at the latest |
 //! | `Pulled`, `Fetched` | learner, anyone | who asked | link MAC; the body's digest | when asked |
 //! | `AskSettled` | proposer that does not learn | learners | link MAC | every T0/4 while something is tracked |
 //! | `Settled` | learner | who asked | link MAC; f+1 equal answers count | when asked |

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | bundle | it waits, in a bounded queue |
 //! | end of turn | while a pipeline slot is free and something waits: put as much as fits into the next decree, log it, then `Propose` to acceptors and learners |
-//! | T0/4 … T0 | `Propose` again until n_l − f learners acknowledged |
+//! | acknowledgements are overdue, T0/4 … T0 at the latest | `Propose` again until n_l − f learners acknowledged |
 //! | f+1 learners acknowledge | slots become free |
 //!
 //! There is no timer that waits for a batch to fill: a lone bundle leaves at the end of its turn, and batches
@@ -21,7 +21,7 @@ use twostep_net::pool::Pool;
 use crate::batch::{Authenticator, Batch, Bundle};
 use crate::configuration::Tuning;
 use crate::machine::Refusal;
-use crate::resend::{Earliest, Resend};
+use crate::resend::{Earliest, Pace, Resend};
 use crate::types::{ClientId, Decree, Digest, Time, Value};
 use crate::window::{Reset, Window};
 
@@ -41,6 +41,10 @@ pub struct Proposer {
     slots: Window<Slot>,
     /// When the first slot is to be said again.
     resend: Earliest,
+    /// How soon, by what acknowledgements take.
+    pace: Pace,
+    /// What n_l − f learners acknowledged, as far as it was measured.
+    acknowledged: Decree,
     /// The digests of retries that were taken in this regency.
     seen: BTreeSet<Digest>,
 }
@@ -60,6 +64,8 @@ impl Borrow<Bundle> for Waiting {
 #[derive(Debug, Default)]
 struct Slot {
     batch: Option<Batch>,
+    /// When it was said for the first time.
+    said: Time,
     resend: Resend,
 }
 
@@ -72,7 +78,7 @@ impl Reset for Slot {
 impl Proposer {
     /// A proposer that has proposed nothing.
     #[must_use]
-    pub fn new(window: u64) -> Proposer {
+    pub fn new(window: u64, t0: Duration) -> Proposer {
         Proposer {
             waiting: VecDeque::new(),
             waiting_bytes: 0,
@@ -81,6 +87,8 @@ impl Proposer {
             proposed: Decree::NONE,
             slots: Window::new(Decree::NONE, window, Slot::default),
             resend: Earliest::default(),
+            pace: Pace::new(t0),
+            acknowledged: Decree::NONE,
             seen: BTreeSet::new(),
         }
     }
@@ -139,7 +147,7 @@ impl Proposer {
         let slot = self.slots.get_mut(decree).expect("the decree is open");
         *slot = Slot {
             batch: Some(batch.clone()),
-            resend: Resend::default(),
+            ..Slot::default()
         };
         Some((decree, batch, since))
     }
@@ -192,7 +200,7 @@ impl Proposer {
         if let Some(slot) = self.slots.get_mut(decree) {
             *slot = Slot {
                 batch: Some(batch),
-                resend: Resend::default(),
+                ..Slot::default()
             };
         }
     }
@@ -203,10 +211,21 @@ impl Proposer {
     }
 
     /// The proposal was said for the first time.
-    pub fn said(&mut self, decree: Decree, now: Time, t0: Duration) {
+    pub fn said(&mut self, decree: Decree, now: Time) {
         if let Some(slot) = self.slots.get_mut(decree) {
-            slot.resend = Resend::said(now, t0);
+            (slot.said, slot.resend) = (now, Resend::said(now, self.pace));
             self.resend.note(&slot.resend);
+        }
+    }
+
+    /// n_l − f learners acknowledged everything up to `decree`: so long do acknowledgements take.
+    pub fn acknowledged(&mut self, decree: Decree, now: Time) {
+        if decree <= self.acknowledged {
+            return;
+        }
+        self.acknowledged = decree;
+        if let Some(slot) = self.slots.get(decree).filter(|slot| slot.resend.is_first()) {
+            self.pace.answered(slot.said, now);
         }
     }
 
@@ -216,22 +235,22 @@ impl Proposer {
         self.resend.at()
     }
 
-    /// Gives every proposal that is due. Those up to `acknowledged`, which n_l − f learners reached, are done.
-    pub fn say_again(
-        &mut self,
-        now: Time,
-        t0: Duration,
-        acknowledged: Decree,
-        mut say: impl FnMut(Decree, &Batch),
-    ) {
+    /// Gives every proposal that is due. Those up to `done` need no more saying.
+    pub fn say_again(&mut self, now: Time, done: Decree, mut say: impl FnMut(Decree, &Batch)) {
         let mut next = Earliest::default();
         for decree in self.slots.decrees() {
             let slot = self.slots.get_mut(decree).expect("a decree of the window");
             let Some(batch) = &slot.batch else { continue };
-            if decree <= acknowledged {
+            if decree <= done {
                 slot.resend.stop();
-            } else if slot.resend.due(now, t0) {
-                say(decree, batch);
+            } else {
+                let first = slot.resend.is_first();
+                if slot.resend.due(now, self.pace) {
+                    say(decree, batch);
+                    if first {
+                        self.pace.ran_out(slot.said, now);
+                    }
+                }
             }
             next.note(&slot.resend);
         }

@@ -14,6 +14,7 @@
 //! data; only the replica sends. What rests on a record waits in `held` until the record is stored; then it is said
 //! to everyone it concerns, this node's own roles included, which so take the same road as all others.
 
+mod acknowledging;
 mod catching_up;
 mod changing;
 mod doubting;
@@ -34,6 +35,7 @@ use std::time::Duration;
 use twostep_crypto::{Identity, Scope, Signed, Verified, WeakKey};
 use twostep_net::pool::{Body, Pool};
 
+use self::acknowledging::Told;
 use self::doubting::{Doubting, Nack};
 use self::ordering::Proposal;
 pub use self::past::{Contradiction, RestoreError};
@@ -58,7 +60,7 @@ use crate::peers::{Peers, Readiness};
 use crate::prechecked::{Content, Horizon, Precheck, Prechecked};
 use crate::proposer::Proposer;
 use crate::recovery::Lead;
-use crate::resend::Resend;
+use crate::resend::{Pace, Resend};
 use crate::rules::{Rules, Standard};
 use crate::signatures::Signatures;
 use crate::tracking::Tracking;
@@ -148,11 +150,14 @@ pub struct Replica<R: Rules = Standard> {
     stored: RecordSeq,
     held: VecDeque<(RecordSeq, Say)>,
 
-    acked: Decree,
+    /// What the others were told of what it learned.
+    told: Told,
     /// The time-out that was observed last.
     timeout: Duration,
     status_at: Time,
     pull: Pull,
+    /// How soon it pulls, by how fast gaps close by themselves.
+    pull_pace: Pace,
     values: Vec<u8>,
     /// The signatures that it made.
     made: Signatures,
@@ -214,6 +219,8 @@ struct Pull {
     times: u32,
     /// What was learned when the time was set: progress postpones a pull.
     learned: Decree,
+    /// When that was.
+    since: Time,
     /// Who was asked for which body, and when. At most W entries.
     asked: BTreeMap<Decree, (NodeId, Time)>,
     /// Those that were asked for a body in vain since the gap opened: others are asked first.
@@ -326,10 +333,11 @@ impl<R: Rules> Replica<R> {
             recorded: RecordSeq(0),
             stored: RecordSeq(0),
             held: VecDeque::new(),
-            acked: Decree::NONE,
+            told: Told::default(),
             timeout: tuning.t0,
             status_at: Time(0),
             pull: Pull::default(),
+            pull_pace: Pace::new(tuning.t0),
             values: Vec::new(),
             made: Signatures::default(),
             waking: None,
@@ -372,7 +380,7 @@ impl<R: Rules> Replica<R> {
             self.election = Some(Election::new(pacemaker, ballots, tracking));
             self.doubting = Doubting::new(&self.configuration, true);
             self.doubting.advance(self.low);
-            let mut proposer = Proposer::new(window);
+            let mut proposer = Proposer::new(window, self.tuning.t0);
             proposer.advance(self.low);
             self.proposer = Some(proposer);
         }
@@ -419,6 +427,17 @@ impl<R: Rules> Replica<R> {
     #[must_use]
     pub fn has_spent_checks(&self, node: NodeId, now: Time) -> bool {
         self.peers.has_spent_checks(node, now, self.tuning.t0)
+    }
+
+    /// The highest decree whose records none of its roles needs any more: an acceptor needs those above its low, a learner its whole
+    /// log.
+    #[must_use]
+    pub fn prunable(&self) -> Decree {
+        if self.learner.is_some() {
+            Decree::NONE
+        } else {
+            self.low
+        }
     }
 
     /// What makes checks for it on another loop.
@@ -698,6 +717,7 @@ impl<R: Rules> Machine for Replica<R> {
             election,
             gathering,
             doubts,
+            self.told.due,
             self.pull.at,
         ]
         .into_iter()

@@ -23,6 +23,7 @@ use twostep_engine::client::host::{Application, ClientLoop, LoopTuning, Turn};
 use twostep_engine::client::{CallOutcome, OpenError, SessionHandle};
 use twostep_engine::configuration::Limits;
 use twostep_engine::key_value::{KeyValue, Operation};
+use twostep_engine::node::tunables::Durability;
 use twostep_engine::node::{NodeOptions, control};
 use twostep_engine::null::Null;
 use twostep_engine::quorum::FaultModel;
@@ -172,6 +173,7 @@ fn wait_until_linked(cluster: &Cluster) {
 fn steady_state<S: StateMachine + 'static>(
     mode: FaultModel,
     driver: DriverChoice,
+    durability: Durability,
     state_machine: fn() -> S,
 ) {
     let options = NodeOptions {
@@ -179,6 +181,7 @@ fn steady_state<S: StateMachine + 'static>(
         t0_ms: 3_600_000,
         log_decrees: 512,
         driver,
+        durability,
         ..NodeOptions::default()
     };
     let limits = Limits {
@@ -248,8 +251,11 @@ fn steady_state<S: StateMachine + 'static>(
 /// One test for all: the counter is one for the whole process.
 #[test]
 fn the_steady_state_of_whole_nodes_allocates_nothing() {
-    steady_state(FaultModel::Fab, DriverChoice::Mio, KeyValue::new);
-    steady_state(FaultModel::Fab, DriverChoice::Mio, || Null);
-    steady_state(FaultModel::Fab, DriverChoice::Uring, KeyValue::new);
-    steady_state(FaultModel::Crash, DriverChoice::Mio, KeyValue::new);
+    use DriverChoice::{Mio, Uring};
+    use Durability::{Memory, Sync};
+    steady_state(FaultModel::Fab, Mio, Memory, KeyValue::new);
+    steady_state(FaultModel::Fab, Mio, Memory, || Null);
+    steady_state(FaultModel::Fab, Uring, Memory, KeyValue::new);
+    steady_state(FaultModel::Crash, Mio, Memory, KeyValue::new);
+    steady_state(FaultModel::Fab, Mio, Sync, KeyValue::new);
 }

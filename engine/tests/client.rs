@@ -16,6 +16,7 @@ use twostep_engine::client::{
 };
 use twostep_engine::key_value::{KeyValueReply, Operation};
 use twostep_engine::node::NodeOptions;
+use twostep_engine::node::tunables::Durability;
 use twostep_engine::quorum::FaultModel;
 
 fn options(cluster: &Cluster) -> ClientOptions {
@@ -57,13 +58,16 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 #[test]
 fn calls_are_executed_once_in_any_number_of_sessions() {
-    for (mode, lanes) in [
-        (FaultModel::Fab, 1),
-        (FaultModel::Crash, 1),
-        (FaultModel::Fab, 2),
+    for (mode, lanes, durability) in [
+        (FaultModel::Fab, 1, Durability::Memory),
+        (FaultModel::Crash, 1, Durability::Memory),
+        (FaultModel::Fab, 2, Durability::Memory),
+        (FaultModel::Fab, 1, Durability::Sync),
+        (FaultModel::Crash, 2, Durability::Sync),
     ] {
         let options_of_nodes = NodeOptions {
             lanes,
+            durability,
             ..NodeOptions::default()
         };
         let cluster = Cluster::start_with(mode, options_of_nodes);

@@ -6,6 +6,7 @@ mod bench;
 mod command;
 mod dev;
 mod drivers;
+mod durable;
 mod faults;
 mod lanes;
 mod lies;

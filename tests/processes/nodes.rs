@@ -61,8 +61,8 @@ fn what_is_put_is_got_and_all_learners_have_it() {
 }
 
 #[test]
-fn a_node_that_starts_again_abstains_and_says_so() {
-    let mut testnet = Testnet::running(6, &[]);
+fn a_node_without_a_journal_that_starts_again_abstains_and_says_so() {
+    let mut testnet = Testnet::running(6, &["--durability", "memory"]);
     testnet.call(&testnet.client(0), &["put", "a", "1"]).ok();
     testnet.kill(3);
     testnet.call(&testnet.client(0), &["put", "b", "2"]).ok();
@@ -143,7 +143,7 @@ fn a_missing_peer_is_named_with_the_reason() {
 
 #[test]
 fn what_cannot_start_says_why() {
-    let mut testnet = Testnet::new(6, &[]);
+    let mut testnet = Testnet::new(6, &["--durability", "memory"]);
     testnet.start(0, &["--first-start"]);
     eventually("node 0 runs", || testnet.status(0));
     // The same folder twice.

@@ -15,7 +15,7 @@ use twostep_engine::configuration::{Configuration, Limits};
 use twostep_engine::node::control::{self, Fault, Request};
 use twostep_engine::node::status::{MissingNode, NodeStatus};
 use twostep_engine::node::testnet::{self, TestnetPlan};
-use twostep_engine::node::tunables::NodeOptions;
+use twostep_engine::node::tunables::{Durability, NodeOptions};
 use twostep_engine::quorum::FaultModel;
 use twostep_engine::types::NodeId;
 use twostep_net::{Carrier, Transport};
@@ -53,6 +53,7 @@ pub struct LocalPlan {
 /// A running cluster.
 pub struct LocalCluster {
     configuration: Configuration,
+    durability: Durability,
     nodes: Vec<LocalNode>,
     interrupt: Interrupt,
     // Dropped last: the children's files are in it.
@@ -130,6 +131,7 @@ impl LocalCluster {
         let nodes = nodes.collect();
         let mut cluster = LocalCluster {
             configuration,
+            durability: plan.options.durability,
             nodes,
             interrupt: interrupt.clone(),
             folder,
@@ -367,15 +369,20 @@ impl LocalCluster {
         Ok(())
     }
 
-    /// Starts a node again that was killed. It has lost its disk, so it only learns.
+    /// Whether nodes that start again are what they were: whether they have journals.
+    pub fn remembers(&self) -> bool {
+        self.durability == Durability::Sync
+    }
+
+    /// Starts a node again that was killed. Without a journal it has lost its disk, so it only learns.
     pub fn heal(&mut self, id: NodeId) -> Result<()> {
-        let interrupt = self.interrupt.clone();
+        let (interrupt, remembers) = (self.interrupt.clone(), self.remembers());
         let node = self.node(id)?;
         if node.child.is_some() {
             bail!("node {id} runs");
         }
         node.cpu_before_s += node.last.take().map_or(0.0, |last| last.cpu_s);
-        node.restarted = true;
+        node.restarted = !remembers;
         node.start(&interrupt, false)
     }
 

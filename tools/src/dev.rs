@@ -17,6 +17,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use twostep_engine::configuration::Roles;
 use twostep_engine::node::status::MissingNode;
+use twostep_engine::node::tunables::Durability;
 use twostep_engine::node::{NodeOptions, roles_in_words, testnet};
 use twostep_engine::quorum::FaultModel;
 use twostep_engine::types::NodeId;
@@ -115,6 +116,7 @@ pub fn run(args: &DevArgs) -> Result<ExitCode> {
     let options = args.tunables.apply_to_all(NodeOptions {
         t0_ms: T0_MS,
         faults: true,
+        durability: Durability::Memory,
         ..NodeOptions::default()
     })?;
     let screen = Screen::open(!args.json);

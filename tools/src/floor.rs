@@ -89,6 +89,7 @@ impl FloorCluster {
         let pattern = Pattern::new(
             &lab::configuration(mode, f),
             options.in_flight,
+            options.tuning().t0,
             &trace,
             &many,
             MANY,

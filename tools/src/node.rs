@@ -32,7 +32,8 @@ pub struct NodeArgs {
     /// The node's configuration file; its folder holds keys, cluster file, lock and control socket
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Say that this node has never run. Without it the node takes its disk for lost and only learns
+    /// With durability memory: say that this node has never run. Without it the node takes its disk for lost and only learns.
+    /// A node with a journal knows it from there
     #[arg(long)]
     first_start: bool,
     /// End when standard input ends, as it does when the process that started this one is gone

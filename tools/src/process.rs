@@ -30,7 +30,7 @@ pub struct LocalNode {
     pub folder: PathBuf,
     /// Its process, while it runs.
     pub child: Option<Child>,
-    /// It was started again after it had ended: it abstains.
+    /// It was started again after it had ended, without a journal: it abstains.
     pub restarted: bool,
     /// CPU seconds of its earlier processes, as they last said.
     pub cpu_before_s: f64,

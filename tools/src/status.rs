@@ -176,6 +176,23 @@ fn in_words(status: &NodeStatus) -> String {
         counted("net.bytes_in") >> 20,
         counted("net.bytes_out") >> 20,
     ));
+    if let Some(journal) = &status.journal {
+        let trouble = journal.error.as_deref().filter(|_| journal.state != "ok");
+        line(format!(
+            "journal {}: {} records durable, {} MiB written, {} MiB in {} files{}{}",
+            journal.state,
+            journal.records,
+            journal.written_bytes >> 20,
+            journal.bytes >> 20,
+            journal.segments,
+            if journal.low_space {
+                "; LITTLE ROOM IS LEFT"
+            } else {
+                ""
+            },
+            trouble.map_or(String::new(), |why| format!("; {why}")),
+        ));
+    }
     let misses: Vec<String> = off_the_fast_path(&status.counters)
         .map(|(name, count)| format!("{name} {count}"))
         .collect();

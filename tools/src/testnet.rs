@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use twostep_engine::configuration::{Admission, Limits};
 use twostep_engine::node::testnet::{TestnetPlan, create, nodes_of};
-use twostep_engine::node::tunables::NodeOptions;
+use twostep_engine::node::tunables::{Durability, NodeOptions};
 use twostep_engine::quorum::FaultModel;
 
 use crate::arguments::{CarrierFlags, Mode, Tunables};
@@ -98,6 +98,7 @@ pub fn run(args: &TestnetArgs) -> Result<ExitCode> {
         carrier: args.carrier.carrier()?,
         misbehaviour: args.allow_misbehaviour,
     };
+    let durability = plan.options.durability;
     let configuration = create(&args.dir, &plan).context("no cluster was made")?;
     let dir = args.dir.display();
     println!(
@@ -106,12 +107,17 @@ pub fn run(args: &TestnetArgs) -> Result<ExitCode> {
         args.f,
         args.clients
     );
+    // Without a journal only the launcher knows that a node has never run.
+    let first = match durability {
+        Durability::Sync => "",
+        Durability::Memory => " --first-start",
+    };
     println!(
-        "start one node:   twostep node --config {dir}/node-0/config.toml --first-start     (0 to {})",
+        "start one node:   twostep node --config {dir}/node-0/config.toml{first}     (0 to {})",
         nodes - 1
     );
     println!(
-        "all, in a shell:  (for node in {dir}/node-*; do twostep node --config \"$node/config.toml\" --first-start & done; wait)"
+        "all, in a shell:  (for node in {dir}/node-*; do twostep node --config \"$node/config.toml\"{first} & done; wait)"
     );
     println!("then:             twostep status --dir {dir}");
     if args.clients > 0 {

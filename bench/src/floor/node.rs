@@ -45,8 +45,8 @@ impl Serve for Node {
         }
     }
 
-    fn turn(&mut self, links: &mut Links, _now: Instant) {
-        self.load.end_turn(links);
+    fn turn(&mut self, links: &mut Links, now: Instant) {
+        self.load.end_turn(links, now);
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -132,7 +132,9 @@ struct Load {
     acked_by: Vec<u64>,
     decrees: Vec<Decree>,
     learned: u64,
-    acknowledged: u64,
+    /// What the leader was told, and what all others were, when.
+    told_leader: u64,
+    told_others: (u64, Option<Instant>),
 }
 
 #[derive(Clone, Copy, Default)]
@@ -157,7 +159,8 @@ impl Load {
             // Votes run ahead of what is learned by less than a window.
             decrees: vec![Decree::default(); 2 * window],
             learned: 0,
-            acknowledged: 0,
+            told_leader: 0,
+            told_others: (0, None),
             pattern,
         }
     }
@@ -222,20 +225,36 @@ impl Load {
     }
 
     /// What a turn brought is learned, answered, acknowledged and makes room for batches.
-    fn end_turn(&mut self, links: &mut Links) {
+    fn end_turn(&mut self, links: &mut Links, now: Instant) {
         self.learn(links);
         if self.me == self.pattern.leader {
             self.propose(links);
             // Alone, its own vote may decide.
             self.learn(links);
         }
-        if self.learned > self.acknowledged {
-            self.acknowledged = self.learned;
-            for node in 0..links.client() {
+        self.acknowledge(links, now);
+    }
+
+    /// The leader is told at once, all others of as many decrees as the delay brings. Those of the end are left out.
+    fn acknowledge(&mut self, links: &mut Links, now: Instant) {
+        let Pattern {
+            leader,
+            ack,
+            ack_delay,
+            ..
+        } = self.pattern;
+        if self.learned > self.told_leader && self.me != leader {
+            self.told_leader = self.learned;
+            links.say(leader, Kind::Ack as u8, self.learned, &[], ack);
+        }
+        let (told, at) = self.told_others;
+        if self.learned > told && at.is_none_or(|at| now - at >= ack_delay) {
+            self.told_others = (self.learned, Some(now));
+            for node in (0..links.client()).filter(|node| *node != self.me && *node != leader) {
                 let told = self.pattern.acceptors.contains(&node)
                     || self.pattern.proposers.contains(&node);
-                if told && node != self.me {
-                    links.say(node, Kind::Ack as u8, self.learned, &[], self.pattern.ack);
+                if told {
+                    links.say(node, Kind::Ack as u8, self.learned, &[], ack);
                 }
             }
         }

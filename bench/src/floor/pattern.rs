@@ -1,5 +1,7 @@
 //! The message pattern under load: who tells whom, at which counts, in how many bytes.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use twostep_engine::configuration::{Configuration, Limits};
 use twostep_engine::types::{NodeSet, Regency};
@@ -63,13 +65,15 @@ pub struct Pattern {
     pub accepted: usize,
     /// An acknowledgement.
     pub ack: usize,
+    /// How long acknowledgements to others than the leader wait for more of them.
+    pub ack_delay: Duration,
     /// The answers of each learner, in the order of `learners`: one may send full replies, and others digests.
     pub replies: Vec<Size>,
 }
 
 impl Pattern {
     /// Takes quorums and limits from the configuration, and sizes from recordings with one operation and with `count` in
-    /// one bundle. `in_flight` is what the real leader is told.
+    /// one bundle. `in_flight` and `t0` are what the real nodes are told.
     ///
     /// # Panics
     /// When a recording lacks a message that every operation needs.
@@ -77,6 +81,7 @@ impl Pattern {
     pub fn new(
         configuration: &Configuration,
         in_flight: u64,
+        t0: Duration,
         one: &Trace,
         many: &Trace,
         count: usize,
@@ -110,6 +115,7 @@ impl Pattern {
             propose_more: propose.of(1).saturating_sub(submit.of(1)),
             accepted: size(Kind::Accepted, None).of(1),
             ack: size(Kind::Ack, None).of(1),
+            ack_delay: t0 / 8,
             replies: learners
                 .iter()
                 .map(|learner| size(Kind::Replies, Some(*learner)))

@@ -19,7 +19,7 @@ pub enum Kind {
     Propose,
     /// A vote, from an acceptor to learners.
     Accepted,
-    /// What a learner has learned, to acceptors and proposers.
+    /// What a learner has learned: to the leader at once, to all others of several decrees at a time.
     Ack,
     /// The answers of a learner to the client.
     Replies,
@@ -190,7 +190,8 @@ mod tests {
             let proposals = acceptors - 1;
             // Every acceptor tells every learner, and a learner that accepts does not tell itself.
             let votes = acceptors * learners - learners;
-            let acks = learners * (acceptors - 1);
+            // The leader learns as well, and does not tell itself; all others are told some time later, of many at once.
+            let acks = learners - 1;
             assert_eq!(
                 counts(&trace),
                 [1, proposals, votes, acks, learners, 0],

@@ -23,12 +23,12 @@ use std::collections::BTreeMap;
 use twostep_crypto::Scope;
 
 use super::leader::Belief;
-use super::patience::Patience;
 use super::sender::Sender;
 use super::session::{Session, State};
 use super::setup::{ClientSetup, ClientTuning};
 use super::{CallRefused, ClientEffects, SessionHandle};
 use crate::machine::earlier;
+use crate::retry_time::RetryTime;
 use crate::types::{ClientId, NodeId, NodeSet, Regency, Seq, SessionId, Time};
 
 /// What a client has seen, counted since its start.
@@ -85,7 +85,7 @@ pub struct ClientCore {
     sweep_at: Option<Time>,
     /// Until when the leader asked to wait.
     hold_until: Time,
-    patience: Patience,
+    retry_time: RetryTime,
     counters: ClientCounters,
 }
 
@@ -130,7 +130,7 @@ impl ClientCore {
             unresolved: 0,
             sweep_at: None,
             hold_until: Time(0),
-            patience: Patience::new(tuning.retry, tuning.retry_max),
+            retry_time: RetryTime::new(tuning.retry, tuning.retry, tuning.retry_max),
             counters: ClientCounters::default(),
             sender: Sender::new(configuration, identity, keys, client, tuning.signed),
         }
@@ -327,7 +327,7 @@ impl ClientCore {
 
     /// Starts the clocks of a call whose slot is taken, and lists it to be sent.
     fn begin_call(&mut self, index: u32, place: usize, token: u64, now: Time) {
-        let (due, deadline) = (now + self.patience.wait(), now + self.tuning.deadline);
+        let (due, deadline) = (now + self.retry_time.wait(), now + self.tuning.deadline);
         let session = &mut self.sessions[index as usize];
         let call = &mut session.calls[place];
         (call.token, call.since, call.due, call.deadline) = (token, now, due, deadline);

@@ -20,7 +20,6 @@ pub mod facade;
 pub mod history;
 pub mod host;
 mod leader;
-mod patience;
 mod sender;
 mod session;
 mod setup;

@@ -14,6 +14,8 @@
 //! | `full` | nothing can be written: harder than most file systems, which let a file be written over |
 //! | `read_only` | nothing can be written, made, renamed or removed |
 //! | `failing_syncs` | syncs fail, and what they were to sync is lost: as a kernel that gives up on a page does |
+//! | `ignored_syncs` | syncs return at once and do nothing: a bug that tests must find |
+//! | `told_early` | records are told as durable before they are: likewise, in [`super::recorder`] |
 //!
 //! It is for tests of the journal and for whole nodes under test; without the setting that allows faults no node has it.
 
@@ -43,6 +45,26 @@ pub struct DiskFaults {
     pub read_only: bool,
     /// Syncs fail.
     pub failing_syncs: bool,
+    /// Syncs do nothing.
+    pub ignored_syncs: bool,
+    /// Records are told as durable when they are handed over.
+    pub told_early: bool,
+}
+
+/// The place of one fault among them all.
+type Switch = fn(&mut DiskFaults) -> &mut bool;
+
+impl DiskFaults {
+    /// Those that are on or off, by the names that they have in settings.
+    pub const SWITCHES: [(&str, Switch); 7] = [
+        ("lose-unsynced", |faults| &mut faults.lose_unsynced),
+        ("hung", |faults| &mut faults.hung),
+        ("full", |faults| &mut faults.full),
+        ("read-only", |faults| &mut faults.read_only),
+        ("failing-syncs", |faults| &mut faults.failing_syncs),
+        ("ignored-syncs", |faults| &mut faults.ignored_syncs),
+        ("told-early", |faults| &mut faults.told_early),
+    ];
 }
 
 /// Steers the faults of a folder, from any thread.
@@ -255,8 +277,12 @@ impl Folder for FaultyFolder {
 
     fn sync(&self) -> io::Result<()> {
         self.handle.delay();
-        if self.handle.faults().failing_syncs {
+        let faults = self.handle.faults();
+        if faults.failing_syncs {
             return Err(io::Error::other("a sync that fails on purpose"));
+        }
+        if faults.ignored_syncs {
+            return Ok(());
         }
         held(&self.names).apply(&*self.below)?;
         self.below.sync()
@@ -339,7 +365,11 @@ impl File for FaultyFile {
     fn sync(&self) -> io::Result<()> {
         self.handle.delay();
         let mut unsynced = held(&self.unsynced);
-        if self.handle.faults().failing_syncs {
+        let faults = self.handle.faults();
+        if faults.ignored_syncs {
+            return Ok(());
+        }
+        if faults.failing_syncs {
             unsynced.clear();
             return Err(io::Error::other("a sync that fails on purpose"));
         }

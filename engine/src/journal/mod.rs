@@ -1,5 +1,26 @@
 //! The journal of a node: what it must remember when it starts again (PROTOCOL.md section 5.5, DESIGN section 5).
 //!
+//! ```text
+//!   replica ── store ──► Recorder ── a chunk per turn ──► Writer ── one write, one sync ──► segment, segment, segment …
+//!           ◄─ Stored ──          ◄── durable, state ──                                      made ahead, removed whole
+//!
+//!   start:  scan (all of it, before anything is used) ─► records ─► Replica::restore, executed again
+//! ```
+//!
+//! *Rules.*
+//!
+//! - What is told durable was covered by a sync that returned. What was written and not synced when the process ended is synced before
+//!   it is used by the next one.
+//! - Nothing damaged is ever applied. Only what was being written when the power failed may be missing at the end, and it is told from
+//!   damage by what later entries know to be durable ([`scan`]).
+//! - A body is written once, however many records hold it ([`bodies`]).
+//! - What only the newest record counts of is repeated in every segment, so segments are removed whole, from the oldest on, when nobody needs their
+//!   decrees any more ([`preamble`]).
+//! - The loop never waits for the disk, and what waits for the disk is bounded ([`recorder`]).
+//!
+//! *Cost.* Nothing per record but its copy and its check; per group one write and one sync. At the start everything is read twice: once to
+//! check it, once to use it.
+//!
 //! | module | what |
 //! |---|---|
 //! | [`folder`] | what is asked of a folder, and the folder of the operating system |

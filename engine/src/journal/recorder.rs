@@ -19,6 +19,7 @@ use tracing::warn;
 use twostep_net::{Idle, Sleeper, WakeUp, queue};
 
 use super::error::JournalError;
+use super::faults::DiskFaultHandle;
 use super::maker::Maker;
 use super::opened::Journal;
 use super::shared::{Figures, Shared};
@@ -53,6 +54,10 @@ pub struct Recorder {
     state: JournalState,
     waker: WakeUp,
     thread: Option<JoinHandle<()>>,
+    /// In tests only: what may be wrong with it on purpose.
+    faults: Option<DiskFaultHandle>,
+    /// The last record that was handed over.
+    handed: RecordSeq,
 }
 
 impl Recorder {
@@ -102,7 +107,16 @@ impl Recorder {
             state: JournalState::Ok,
             waker,
             thread: Some(thread),
+            faults: None,
+            handed: RecordSeq(0),
         })
+    }
+
+    /// Lets tests make it wrong ([`DiskFaults::told_early`](super::faults::DiskFaults::told_early)).
+    #[must_use]
+    pub fn with_faults(mut self, faults: Option<DiskFaultHandle>) -> Recorder {
+        self.faults = faults;
+        self
     }
 
     /// Takes a record; [`Recorder::stored`] tells when it is durable.
@@ -114,6 +128,7 @@ impl Recorder {
             .waiting_bytes
             .fetch_add(bytes, Ordering::Relaxed);
         self.chunk.push((seq, owned));
+        self.handed = seq;
     }
 
     /// Hands over what was stored since the last time.
@@ -135,7 +150,15 @@ impl Recorder {
 
     /// The last durable record, if it is another one than the last time.
     pub fn stored(&mut self) -> Option<RecordSeq> {
-        let durable = self.shared.durable();
+        let early = self
+            .faults
+            .as_ref()
+            .is_some_and(|faults| faults.faults().told_early);
+        let durable = if early {
+            self.handed
+        } else {
+            self.shared.durable()
+        };
         (durable > self.told).then(|| {
             self.told = durable;
             durable

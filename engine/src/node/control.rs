@@ -5,7 +5,8 @@
 //! {"request":"status"}                                    → {"status":{…}}        see `NodeStatus`
 //! {"request":"status","digests":true}                     → the same with digests of the whole state
 //! {"request":"fault","peer":3,"direction":"out","cut":true} → "done"              only if the node allows faults
-//! {"request":"heal"}                                      → "done"                ends all injected faults
+//! {"request":"heal"}                                      → "done"                ends all injected faults of links
+//! {"request":"disk-fault","slow_ms":50}                   → "done"                the journal's disk from now on, likewise; without fields it is sound again
 //! {"request":"misbehave","strategy":"silent"}              → "done"                only if the cluster allows it; see `node --misbehave`
 //! {"request":"misbehave"}                                 → "done"                truthful again
 //! anything else                                           → {"error":"…"}
@@ -31,6 +32,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use twostep_net::queue;
 
+use crate::journal::faults::DiskFaults;
 use crate::node::status::NodeStatus;
 
 /// The name of the socket in a node's folder.
@@ -62,8 +64,10 @@ pub enum Request {
     },
     /// Inject faults into links from now on.
     Fault(Fault),
-    /// Inject no more faults.
+    /// Inject no more faults into links.
     Heal {},
+    /// What is wrong with the disk of the journal from now on, and nothing else.
+    DiskFault(DiskFaults),
     /// Lie from now on.
     Misbehave {
         /// How; truthful again if not said.

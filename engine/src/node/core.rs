@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  bytes ──► decode ──► step ──► effects ─┬─ send ────► Links
-//!                        ▲                ├─ store ───► Stored at once (memory mode)
+//!                        ▲                ├─ store ───► journal ──► Stored in a later turn; at once without a journal
 //!                        │                ├─ deliver ─► Executing ──► Executed, at once or later
 //!                        └── fed back ◄───┴─ lookup ──► Executing ──► Found, at once or later
 //! ```
@@ -15,7 +15,8 @@ use twostep_net::{LinkDown, PeerState};
 
 use crate::batch::Batch;
 use crate::executor::Executed;
-use crate::machine::{Effects, Input, Machine, Question, Refusal};
+use crate::journal::Recorder;
+use crate::machine::{Effects, Input, JournalState, Machine, Question, Refusal};
 use crate::node::Identification;
 use crate::node::control::Answer;
 use crate::node::effects::{Links, Outbox, Sink};
@@ -164,6 +165,54 @@ impl Core {
                 return;
             }
         }
+    }
+
+    /// What the journal has to tell: how it fares, and what is durable. Whether there was anything.
+    pub fn hear_journal(
+        &mut self,
+        links: &mut impl Links,
+        executing: &mut impl Executing,
+        now: Instant,
+    ) -> bool {
+        let Some(recorder) = &mut self.outbox.recorder else {
+            return false;
+        };
+        let (stored, changed) = (recorder.stored(), recorder.changed(now));
+        let time = self.time(now);
+        if let Some(state) = changed {
+            match state {
+                JournalState::Ok => info!("the journal keeps up again"),
+                JournalState::Slow => warn!("the journal is slow"),
+                JournalState::Full | JournalState::Failed => warn!(
+                    "the journal is {}: this node promises nothing until that is over",
+                    if state == JournalState::Full {
+                        "full"
+                    } else {
+                        "failing"
+                    }
+                ),
+            }
+            self.step(links, executing, time, Input::Journal(state));
+        }
+        if let Some(seq) = stored {
+            self.step(links, executing, time, Input::Stored(seq));
+        }
+        stored.is_some() || changed.is_some()
+    }
+
+    /// The turn ends: the journal gets what was stored in it.
+    pub fn hand_over(&mut self) {
+        if let Some(recorder) = &mut self.outbox.recorder {
+            let prunable = self.machine.replica().prunable();
+            recorder.prune(prunable);
+            recorder.hand_over();
+        }
+    }
+
+    /// Whether there is room for what comes of further messages.
+    pub fn takes_messages(&self) -> bool {
+        let recorder = self.outbox.recorder.as_ref();
+        recorder.is_none_or(Recorder::takes_more)
     }
 
     /// A message as it came over a link.

@@ -6,6 +6,7 @@ use tracing::{debug, error, info, warn};
 use twostep_net::{LinkId, Net, SendOutcome};
 
 use crate::batch::Batch;
+use crate::journal::Recorder;
 use crate::letter::Letter;
 use crate::machine::{Again, Effects, Event, Path, Question, Record, To};
 use crate::message::Message;
@@ -85,8 +86,10 @@ impl Links for Direct<'_> {
 
 /// What the effects of a step leave to the host.
 pub(super) struct Outbox {
-    /// Stored, as far as it is told to be, and not yet said.
+    /// Stored, as far as it is told to be, and not yet said: without a journal.
     pub stored: Option<RecordSeq>,
+    /// The journal; none if records count as stored at once.
+    pub recorder: Option<Recorder>,
     /// Delivered and not yet executed.
     pub delivered: VecDeque<(Decree, Batch)>,
     /// To be asked of the session table.
@@ -106,6 +109,7 @@ impl Outbox {
     pub fn new(window: u64) -> Outbox {
         Outbox {
             stored: None,
+            recorder: None,
             delivered: VecDeque::new(),
             questions: VecDeque::new(),
             refusals: BTreeMap::new(),
@@ -151,9 +155,12 @@ impl<L: Links> Effects for Sink<'_, L> {
         self.links.send(to, message);
     }
 
-    fn store(&mut self, seq: RecordSeq, _record: &Record<'_>) {
+    fn store(&mut self, seq: RecordSeq, record: &Record<'_>) {
         self.outbox.counts.records += 1;
-        self.outbox.stored = Some(seq);
+        match &mut self.outbox.recorder {
+            Some(recorder) => recorder.store(seq, record),
+            None => self.outbox.stored = Some(seq),
+        }
     }
 
     fn deliver(&mut self, decree: Decree, batch: &Batch) {

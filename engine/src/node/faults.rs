@@ -2,13 +2,27 @@
 
 use std::time::Duration;
 
+use tracing::warn;
 use twostep_net::Net;
 
-use crate::node::control::{Fault, FaultDirection};
+use crate::journal::faults::{DiskFaultHandle, DiskFaults};
+use crate::node::control::{Answer, Fault, FaultDirection};
 use crate::types::{NodeId, Party};
 
 /// What is answered where they are not allowed.
 pub(super) const FAULTS_FORBIDDEN: &str = "this node takes no faults; start it with --faults true";
+
+/// Sets what is wrong with the disk of the journal from now on.
+pub(super) fn set_disk_faults(handle: Option<&DiskFaultHandle>, faults: DiskFaults) -> Answer {
+    let Some(handle) = handle else {
+        return Answer::Error(
+            "this node keeps nothing on disk; start it with --durability sync".to_owned(),
+        );
+    };
+    handle.set(faults);
+    warn!("the disk of the journal from now on: {faults:?}");
+    Answer::Done
+}
 
 /// Injects a fault into the links of one loop from now on.
 pub(super) fn set_fault(net: &mut Net, fault: &Fault) {

@@ -13,12 +13,13 @@ use twostep_net::{LinkDown, LinkId, Net, Service, queue};
 
 use crate::batch::Batch;
 use crate::executor::{Executed, Executor};
+use crate::journal::faults::DiskFaultHandle;
 use crate::letter::Letter;
 use crate::machine::{Input, Question};
 use crate::node::control::{Answer, Asked, Request};
 use crate::node::core::{Core, Executing, LineLimit};
 use crate::node::effects::{ClientLinks, Direct};
-use crate::node::faults::{FAULTS_FORBIDDEN, set_fault};
+use crate::node::faults::{FAULTS_FORBIDDEN, set_disk_faults, set_fault};
 use crate::node::report::{ExecutionReport, LinksReport};
 use crate::state_machine::StateMachine;
 use crate::types::{Decree, Party};
@@ -32,6 +33,7 @@ pub(super) struct Host<S: StateMachine> {
     pub requests: queue::Receiver<Asked>,
     pub stopping: Arc<AtomicBool>,
     pub faults_allowed: bool,
+    pub disk_faults: Option<DiskFaultHandle>,
     pub refusal_lines: LineLimit,
 }
 
@@ -61,6 +63,7 @@ impl<S: StateMachine> Host<S> {
                 warn!("injecting {fault:?}");
                 Answer::Done
             }
+            Request::DiskFault(faults) => set_disk_faults(self.disk_faults.as_ref(), *faults),
             Request::Heal {} => {
                 net.faults().clear();
                 info!("injecting no more faults");
@@ -107,7 +110,9 @@ impl<S: StateMachine> Service for Host<S> {
             letter: &mut self.letter,
         };
         let time = self.core.time(now);
+        self.core.hear_journal(links, &mut self.executor, now);
         self.core.step(links, &mut self.executor, time, Input::Tick);
+        self.core.hand_over();
         while let Some(asked) = self.requests.receive() {
             let answer = self.answer(net, &asked.request);
             // Who asked may have given up.
@@ -116,6 +121,10 @@ impl<S: StateMachine> Service for Host<S> {
         if self.core.readiness_changed(now) {
             self.core.log_readiness(now, net.peers());
         }
+    }
+
+    fn takes_messages(&self) -> bool {
+        self.core.takes_messages()
     }
 
     fn deadline(&self) -> Option<Instant> {

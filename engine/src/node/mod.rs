@@ -14,7 +14,8 @@
 //! | [`tunables`] | what a node may choose for itself: key, variable and flag from one table |
 //! | [`config`] | a node's file, then variables, then flags |
 //! | [`testnet`] | the folders of a new cluster |
-//! | [`birth`] | first start or lost disk; one process per folder |
+//! | [`birth`] | without a journal: first start or lost disk; one process per folder |
+//! | [`durable`] | with one: what it says of the node |
 //! | [`control`] | the control socket, and how to ask it |
 //! | [`status`] | what it answers |
 //! | [`mod@file`] | reading TOML with errors that say where and what was meant |
@@ -32,8 +33,9 @@
 //! # }
 //! ```
 //!
-//! This version keeps nothing on disk (`durability = "memory"`): records count as stored at once, a node that starts
-//! again only learns, and a power cut of more than f nodes loses the order.
+//! With `durability = "sync"`, the default, nothing is said before what it rests on is durable in the node's [journal](crate::journal), so a
+//! node may end at any instruction, and all of them at once; it comes back by itself. With `memory` records count as
+//! stored at once, a node that starts again has lost its disk, and a power cut of more than f nodes loses the order.
 
 #![expect(
     clippy::disallowed_types,
@@ -45,7 +47,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use tracing::{info, warn};
@@ -58,10 +61,13 @@ use twostep_net::{
 
 use crate::admission::ClientDirectory;
 use crate::executor::Executor;
+use crate::journal::{JournalError, Recorder};
 use crate::letter::Letter;
 use crate::node::core::Core;
+use crate::node::durable::Durable;
 use crate::node::lanes::{Loops, Plan};
-use crate::replica::{Replica, Setup, Standing};
+use crate::node::tunables::Durability;
+use crate::replica::{Replica, RestoreError, Setup, Standing};
 use crate::state_machine::StateMachine;
 use crate::types::{NodeId, Party};
 use crate::wire::Bounds;
@@ -71,6 +77,7 @@ pub mod cluster;
 pub mod config;
 pub mod control;
 mod core;
+pub mod durable;
 mod effects;
 mod faults;
 pub mod file;
@@ -107,6 +114,18 @@ pub enum NodeError {
     /// Its control socket.
     #[error(transparent)]
     Control(#[from] control::ControlError),
+    /// Its journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// What its journal says.
+    #[error("{journal}: {why}; the node must not start from it. Put back an undamaged copy, or remove the folder: the node then \
+             counts as one that has lost its disk", journal = journal.display())]
+    Restore {
+        /// The folder of the journal.
+        journal: PathBuf,
+        /// Why not.
+        why: RestoreError,
+    },
     /// Its addresses.
     #[error(transparent)]
     Address(#[from] file::FileError),
@@ -142,7 +161,8 @@ pub struct NodeBuilder {
 }
 
 impl NodeBuilder {
-    /// Says that this node has never run: without it a node takes its disk for lost and only learns.
+    /// Says that this node has never run: without it a node without a journal takes its disk for lost and only learns. A journal says it
+    /// by itself.
     #[must_use]
     pub fn first_start(mut self, first_start: bool) -> NodeBuilder {
         self.first_start = first_start;
@@ -188,7 +208,7 @@ impl NodeBuilder {
                 Parties::of(&cluster),
             )?);
         }
-        let listen = listen(&mut reactors, wanted)?;
+        let listen = listen_patiently(&mut reactors, wanted)?;
         for (peer, address) in cluster.resolve()? {
             if peer != node && dials(Party::Node(node), Party::Node(peer)) {
                 let lane = usize::from(peer.0) % reactors.len();
@@ -204,11 +224,28 @@ impl NodeBuilder {
         };
         let (sender, requests) = queue::bounded(control::REQUESTS_MAX, waker.clone());
         let control = control::Server::start(&folder, sender)?;
-        // Only what cannot fail any more comes after the start is on record.
-        let words = format!("node {node} of cluster {} has run", configuration.cluster());
-        let standing = birth::standing(&folder, self.first_start, &words)?;
+        let mut executor = if options.session_table {
+            Executor::new(&configuration, state_machine)
+        } else {
+            warn!("session_table = false: a request that is ordered twice is executed twice");
+            Executor::without_sessions(&configuration, state_machine)
+        };
+        let durable = match options.durability {
+            Durability::Sync => Some(Durable::open(&folder, &configuration, node, &options)?),
+            Durability::Memory => None,
+        };
+        let standing = match &durable {
+            Some(durable) => durable.standing,
+            None => {
+                // Only what cannot fail any more comes after the start is on record.
+                let words = format!("node {node} of cluster {} has run", configuration.cluster());
+                let first =
+                    self.first_start && !durable::has_run(&folder, &configuration, node, &options)?;
+                birth::standing(&folder, first, &words)?
+            }
+        };
         let pool = Pool::new(options.pool_bytes);
-        let replica = Replica::new(Setup {
+        let setup = Setup {
             configuration: Arc::clone(&configuration),
             me: node,
             identity,
@@ -216,16 +253,13 @@ impl NodeBuilder {
             tuning: options.tuning(),
             pool: pool.clone(),
             standing,
-        })
-        .map_err(|source| NodeError::Client {
-            cluster: cluster.path.clone(),
-            source,
-        })?;
-        let executor = if options.session_table {
-            Executor::new(&configuration, state_machine)
-        } else {
-            warn!("session_table = false: a request that is ordered twice is executed twice");
-            Executor::without_sessions(&configuration, state_machine)
+        };
+        let replica = match &durable {
+            Some(durable) => durable.restore(setup, &mut executor, &cluster.path)?,
+            None => Replica::new(setup).map_err(|source| NodeError::Client {
+                cluster: cluster.path.clone(),
+                source,
+            })?,
         };
         let now = Instant::now();
         let identification = Identification {
@@ -235,14 +269,23 @@ impl NodeBuilder {
         };
         let net = reactors[0].net();
         let driver = format!("{} ({})", net.driver_name(), net.driver_why());
-        identification.log(standing, self.first_start, &driver, options.lanes);
+        identification.log(standing, self.first_start, &driver, &options);
         let stopping = Arc::new(AtomicBool::new(false));
         let stopper = Stopper {
             stopping: Arc::clone(&stopping),
-            waker,
+            waker: waker.clone(),
         };
         let precheck = replica.precheck();
-        let core = Core::new(identification.clone(), (self.hook)(replica), pool, now);
+        let mut core = Core::new(identification.clone(), (self.hook)(replica), pool, now);
+        let mut disk_faults = None;
+        if let Some(Durable {
+            journal, faults, ..
+        }) = durable
+        {
+            let recorder = Recorder::start(journal, waker, options.journal_quota_bytes)?;
+            core.outbox.recorder = Some(recorder.with_faults(faults.clone()));
+            disk_faults = faults;
+        }
         let faults_allowed = options.faults;
         let work: Box<dyn FnOnce() -> Result<(), NodeError>> = if options.lanes == 1 {
             let mut reactor = reactors.remove(0);
@@ -254,6 +297,7 @@ impl NodeBuilder {
                 requests,
                 stopping,
                 faults_allowed,
+                disk_faults,
                 refusal_lines: core::LineLimit::new(now),
             };
             Box::new(move || Ok(reactor.run(&mut host)?))
@@ -265,6 +309,7 @@ impl NodeBuilder {
                 requests,
                 stopping,
                 faults_allowed,
+                disk_faults,
                 idle,
                 lanes: reactors.iter().map(Reactor::waker).collect(),
                 sleeper,
@@ -278,6 +323,23 @@ impl NodeBuilder {
             _control: control,
             _lock: lock,
         })
+    }
+}
+
+/// How long a node waits for the address of the process before it: the kernel lets go of a killed one's sockets a moment after
+/// its end, when it had handed work over to the kernel.
+const ADDRESS_FREE_WITHIN: Duration = Duration::from_secs(1);
+
+/// Listens, a little later if the address is still in use.
+fn listen_patiently(reactors: &mut [Reactor], wanted: SocketAddr) -> Result<SocketAddr, NetError> {
+    let until = Instant::now() + ADDRESS_FREE_WITHIN;
+    loop {
+        match listen(reactors, wanted) {
+            Err(NetError::AddressInUse(_)) if Instant::now() < until => {
+                thread::sleep(Duration::from_millis(20));
+            }
+            done => return done,
+        }
     }
 }
 
@@ -352,14 +414,15 @@ impl Stopper {
 }
 
 impl Identification {
-    fn log(&self, standing: Standing, first_start: bool, driver: &str, lanes: usize) {
+    fn log(&self, standing: Standing, first_start: bool, driver: &str, options: &NodeOptions) {
+        let (lanes, durability) = (options.lanes, options.durability);
         let configuration = &self.cluster.configuration;
         let roles = configuration
             .member(self.node)
             .map(|member| member.roles)
             .unwrap_or_default();
         info!(
-            "node {} ({}) of cluster {}: mode {}, f = {}, listens on {}; driver {driver}; lanes {lanes}; durability memory",
+            "node {} ({}) of cluster {}: mode {}, f = {}, listens on {}; driver {driver}; lanes {lanes}; durability {durability}",
             self.node,
             roles_in_words(roles),
             configuration.cluster(),
@@ -368,13 +431,14 @@ impl Identification {
             self.listen,
         );
         if standing == Standing::LostDisk {
-            let hint = if first_start {
-                ""
-            } else {
-                "; a node that has never run is started with --first-start"
+            let hint = match durability {
+                Durability::Memory if !first_start => {
+                    "; a node that has never run is started with --first-start"
+                }
+                _ => "",
             };
             warn!(
-                "abstaining: lost disk. It has run before and keeps no promises on disk, so it only learns, and counts among f{hint}"
+                "abstaining: lost disk. It does not know what it promised, so it only learns, and counts among f{hint}"
             );
         }
     }

@@ -9,7 +9,7 @@ use crate::admission::ClientDirectory;
 use crate::executor::Executor;
 use crate::node::core::Core;
 use crate::node::roles_in_words;
-use crate::node::status::{Digests, NodeStatus, PeerStatus, missing};
+use crate::node::status::{Digests, JournalStatus, NodeStatus, PeerStatus, missing};
 use crate::state_machine::StateMachine;
 use crate::types::{Decree, Digest, NodeId, Party, Time};
 
@@ -91,7 +91,9 @@ impl Core {
         execution: &ExecutionReport,
     ) -> NodeStatus {
         let uptime = now.saturating_duration_since(self.started);
-        let now = self.time(now);
+        let recorder = self.outbox.recorder.as_ref();
+        let figures = recorder.map(|recorder| (recorder, recorder.figures()));
+        let (real, now) = (now, self.time(now));
         let (replica, who) = (self.machine.replica(), &self.identification);
         let report = replica.report();
         let readiness = replica.readiness(now);
@@ -178,7 +180,21 @@ impl Core {
                 .map(|(name, count)| (name.to_owned(), count))
                 .chain(links.lanes)
                 .collect(),
-            stages: self.outbox.stages.summaries(),
+            durability: if figures.is_some() { "sync" } else { "memory" }.to_owned(),
+            journal: figures.as_ref().map(|(recorder, figures)| JournalStatus {
+                state: format!("{:?}", recorder.state(real)).to_lowercase(),
+                error: figures.error.clone(),
+                bytes: figures.bytes,
+                segments: figures.segments,
+                low_space: recorder.low_space(),
+                durable: recorder.durable().0,
+                records: figures.records,
+                written_bytes: figures.written_bytes,
+            }),
+            stages: self
+                .outbox
+                .stages
+                .summaries(figures.as_ref().map(|(_, figures)| &figures.syncs)),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Where the time of a node goes, stage by stage, at next to no cost.
 //!
 //! ```text
-//!  receive ─► check ─► batch ─► quorum ─► execute ─► reply
+//!  receive ─► check ─► batch ─► sync ─► quorum ─► execute ─► reply
 //! ```
 //!
 //! | stage | from … to | clock | which |
@@ -10,6 +10,7 @@
 //! | check | a Submit or Propose is handed over … it waits at the leader, or its vote is on its way | real | those of such a turn |
 //! | batch | a bundle comes to the leader … it is proposed; the one of each batch that waited longest | of the turns | every decree |
 //! | quorum | a proposal is made or arrives … enough votes for it are here | of the turns | every decree |
+//! | sync | the journal turns to the disk … a group of records is durable | real | every group |
 //! | execute | a batch is handed to the state machine … its replies are there | real | every decree |
 //! | reply | they are there … they wait in the links of their clients | real | every decree |
 //!
@@ -117,10 +118,11 @@ impl Stages {
         }
     }
 
-    /// The summaries by name, for status.
-    pub fn summaries(&self) -> BTreeMap<String, StageStatus> {
+    /// The summaries by name, for status; the journal keeps the one of its syncs itself.
+    pub fn summaries(&self, syncs: Option<&Histogram<u64>>) -> BTreeMap<String, StageStatus> {
         let summaries = NAMES.iter().zip(&self.histograms);
         summaries
+            .chain(syncs.map(|syncs| (&"sync", syncs)))
             .filter(|(_, histogram)| !histogram.is_empty())
             .map(|(name, histogram)| {
                 let summary = StageStatus {
@@ -153,7 +155,7 @@ mod tests {
         stages.proposed(Decree(3), Time(5_000));
         stages.learned(Decree(3), Time(9_000));
         stages.learned(Decree(11), Time(9_000));
-        let summary = &stages.summaries()["quorum"];
+        let summary = &stages.summaries(None)["quorum"];
         assert_eq!(summary.count, 1, "decree 11 was never seen proposed");
         assert!((7_900..=8_100).contains(&summary.p50_ns), "{summary:?}");
     }
@@ -170,7 +172,7 @@ mod tests {
         stages.handled(Duration::from_micros(30), true);
         stages.handled(Duration::from_micros(10), false);
         stages.turn(|| Duration::from_micros(100));
-        let summaries = stages.summaries();
+        let summaries = stages.summaries(None);
         let near = |name: &str, micros: u64| {
             let p50 = summaries[name].p50_ns;
             assert!(p50.abs_diff(micros * 1_000) < micros * 20, "{name}: {p50}");

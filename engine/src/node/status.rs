@@ -76,8 +76,35 @@ pub struct NodeStatus {
     pub refused_by_peers: BTreeMap<String, u64>,
     /// What happened on links and in the protocol, by name.
     pub counters: BTreeMap<String, u64>,
-    /// Where the time goes: `receive`, `check`, `batch`, `quorum`, `execute`, `reply`, as far as the node has such a stage.
+    /// What survives a crash: `sync`, everything that the node has said, or `memory`, nothing.
+    #[serde(default)]
+    pub durability: String,
+    /// Its journal; none in memory mode.
+    #[serde(default)]
+    pub journal: Option<JournalStatus>,
+    /// Where the time goes: `receive`, `check`, `batch`, `quorum`, `sync`, `execute`, `reply`, as far as the node has such a stage.
     pub stages: BTreeMap<String, StageStatus>,
+}
+
+/// The journal of a node, as it is now.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalStatus {
+    /// `ok`, `slow`, `full` or `failed`; a sync that does not return for some seconds counts as failed.
+    pub state: String,
+    /// What went wrong last, if anything.
+    pub error: Option<String>,
+    /// Length of its files together. Bytes.
+    pub bytes: u64,
+    /// How many there are.
+    pub segments: u64,
+    /// Whether little room is left.
+    pub low_space: bool,
+    /// The last durable record, counted from the start of the process.
+    pub durable: u64,
+    /// Records that are durable since then.
+    pub records: u64,
+    /// Bytes that were written for them.
+    pub written_bytes: u64,
 }
 
 /// How long one stage of the way of a request took since the node started.

@@ -1,10 +1,13 @@
 //! A new cluster as folders: one for every node and client, with identities, the cluster file and configuration.
 //!
 //! ```text
-//! DIR/node-0/    config.toml  identity  cluster.toml      move each folder to its machine, correct the addresses,
-//! DIR/node-1/    …                                        start `twostep node --config node-K/config.toml --first-start`
+//! DIR/node-0/    config.toml  identity  cluster.toml  journal/   move each folder to its machine, correct the addresses,
+//! DIR/node-1/    …                                               start `twostep node --config node-K/config.toml`
 //! DIR/client-0/  identity  cluster.toml
 //! ```
+//!
+//! The journal says that its node has never run; nothing else may say that. With `durability = "memory"` there is none, and
+//! the first start is said by a flag (`--first-start`).
 
 use std::fs;
 use std::io;
@@ -15,9 +18,11 @@ use twostep_crypto::{Identity, KeyError};
 use twostep_net::Carrier;
 
 use crate::configuration::{Admission, Configuration, ConfigurationError, Limits, Member, Roles};
+use crate::journal::JournalError;
 use crate::node::cluster::{CLUSTER_FILE, ClusterPlan, IDENTITY_FILE};
 use crate::node::config::{CONFIG_FILE, config_text};
-use crate::node::tunables::NodeOptions;
+use crate::node::durable;
+use crate::node::tunables::{Durability, NodeOptions};
 use crate::quorum::FaultModel;
 use crate::types::NodeId;
 
@@ -72,6 +77,9 @@ pub enum TestnetError {
     /// An identity could not be made.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// A journal could not be made.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
 }
 
 /// The nodes that a mode needs to bear `f` faults when roles share processes.
@@ -171,6 +179,9 @@ pub fn create(folder: &Path, plan: &TestnetPlan) -> Result<Configuration, Testne
         let folder = node_folder(folder, node);
         write_folder(&folder, keys, &cluster_text)?;
         write_file(&folder.join(CONFIG_FILE), &config_text(node, &plan.options))?;
+        if plan.options.durability == Durability::Sync {
+            durable::bear(&folder, &configuration, node, &plan.options)?;
+        }
     }
     for (client, keys) in client_keys.iter().enumerate() {
         write_folder(&client_folder(folder, client), keys, &cluster_text)?;

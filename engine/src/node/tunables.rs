@@ -9,6 +9,8 @@ use std::time::Duration;
 use twostep_net::DriverChoice;
 
 use crate::configuration::{Limits, Tuning};
+use crate::journal::faults::DiskFaults;
+use crate::journal::segment::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENT_BYTES_USUAL};
 use crate::node::lanes::LANES_MAX;
 
 /// One line per tunable: name, type, default, unit in `--help`, meaning.
@@ -53,7 +55,10 @@ tunables! {
     pool_bytes: usize = 512 << 20, "BYTES", "Free buffers that the node keeps for reuse; at least the window times the largest body";
     state_machine: StateMachineKind = StateMachineKind::KeyValue, "NAME", "What is replicated: `key-value`, or `null`, which does nothing (for measurements)";
     session_table: bool = true, "BOOL", "Execute a request once however often it is ordered; `false` shows what happens without, at every node or at none";
-    durability: Durability = Durability::Memory, "MODE", "`memory`: nothing is kept on disk, so a node that starts again only learns, and a power cut counts as a Byzantine fault of every node that it hits";
+    durability: Durability = Durability::Sync, "MODE", "`sync`: what a node says rests on records in its journal that are synced before, so it may crash at any time; `memory` (unless said otherwise in dev and bench): nothing is kept on disk, so a node that starts again has lost its disk, and a power cut counts as a Byzantine fault of every node that it hits";
+    journal_segment_bytes: u64 = SEGMENT_BYTES_USUAL, "BYTES", "Length of the journal's files, of which the first are smaller; one is made ahead";
+    journal_quota_bytes: u64 = 0, "BYTES", "Most bytes that the journal's files may take: beyond it the node behaves as with a full disk, and it warns early; 0 for as many as there is room for";
+    disk_faults: StartFaults = StartFaults::default(), "NAMES", "What is wrong with the journal's disk from the start, such as `lose-unsynced`, after which the end of the process is a power cut; only with `faults`, for tests";
     driver: DriverChoice = DriverChoice::Auto, "NAME", "What moves the bytes: `mio`, `uring` (mio where io_uring is refused, and the log says why), or `auto`, which measured best";
     spin_us: u64 = 0, "US", "Look for work so long before sleeping; only where every node has a core of its own";
     busy_poll: bool = false, "BOOL", "Never sleep; only where every node has a core of its own";
@@ -130,9 +135,15 @@ impl Cores {
 /// What survives a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
+    /// Everything that the node has said.
+    Sync,
     /// Nothing.
     Memory,
 }
+
+/// Faults of the journal's disk that are there when a node starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StartFaults(pub DiskFaults);
 
 impl NodeOptions {
     /// The part that the replica takes.
@@ -164,6 +175,15 @@ impl NodeOptions {
         within("log_bytes", self.log_bytes, body, 1 << 44)?;
         within("spin_us", self.spin_us, 0, 10_000)?;
         within("lanes", self.lanes, 1, LANES_MAX)?;
+        within(
+            "journal_segment_bytes",
+            self.journal_segment_bytes,
+            SEGMENT_BYTES_MIN,
+            SEGMENT_BYTES_MAX / 4,
+        )?;
+        if self.disk_faults != StartFaults::default() && !self.faults {
+            return Err("disk_faults: only with faults = true, for tests".to_owned());
+        }
         if self.pool_bytes < bodies {
             return Err(format!(
                 "pool_bytes = {} is below {bodies}, the {window} open decrees times the largest body of {body} bytes; \
@@ -276,18 +296,61 @@ impl Setting for DriverChoice {
     }
 }
 
+impl Display for Durability {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.show())
+    }
+}
+
 impl Setting for Durability {
     fn read(text: &str) -> Result<Self, String> {
         match text {
+            "sync" => Ok(Durability::Sync),
             "memory" => Ok(Durability::Memory),
-            "sync" => {
-                Err("this version keeps nothing on disk yet; only memory is possible".to_owned())
-            }
-            _ => Err(format!("expected memory, found \"{text}\"")),
+            _ => Err(format!("expected sync or memory, found \"{text}\"")),
         }
     }
     fn show(&self) -> String {
-        "memory".to_owned()
+        match self {
+            Durability::Sync => "sync",
+            Durability::Memory => "memory",
+        }
+        .to_owned()
+    }
+}
+
+impl Setting for StartFaults {
+    fn read(text: &str) -> Result<Self, String> {
+        let mut faults = DiskFaults::default();
+        for name in text
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+        {
+            let known = DiskFaults::SWITCHES
+                .iter()
+                .find(|(known, _)| *known == name);
+            let Some((_, switch)) = known else {
+                let known: Vec<&str> = DiskFaults::SWITCHES
+                    .iter()
+                    .map(|(known, _)| *known)
+                    .collect();
+                return Err(format!(
+                    "expected some of {}, found \"{name}\"",
+                    known.join(", ")
+                ));
+            };
+            *switch(&mut faults) = true;
+        }
+        Ok(StartFaults(faults))
+    }
+    fn show(&self) -> String {
+        let mut faults = self.0;
+        let named = DiskFaults::SWITCHES
+            .iter()
+            .filter(|(_, switch)| *switch(&mut faults));
+        let names: Vec<&str> = named.map(|(name, _)| *name).collect();
+        names.join(",")
     }
 }
 
@@ -326,6 +389,23 @@ mod tests {
             let why = Cores::read(bad).unwrap_err();
             assert!(why.starts_with("expected cores such as"), "{bad}: {why}");
         }
+    }
+
+    #[test]
+    fn disk_faults_are_named_and_need_leave() {
+        let faults = StartFaults::read("lose-unsynced, told-early").unwrap();
+        assert_eq!(faults.show(), "lose-unsynced,told-early");
+        assert_eq!(StartFaults::read(&faults.show()), Ok(faults));
+        let why = StartFaults::read("lose").unwrap_err();
+        assert!(why.starts_with("expected some of lose-unsynced,"), "{why}");
+        let mut options = NodeOptions {
+            disk_faults: faults,
+            ..NodeOptions::default()
+        };
+        let why = options.check(&Limits::default()).unwrap_err();
+        assert!(why.contains("only with faults = true"), "{why}");
+        options.faults = true;
+        options.check(&Limits::default()).unwrap();
     }
 
     #[test]

@@ -9,7 +9,6 @@ use crate::machine::{Again, Event, Refusal, To};
 use crate::message::{Message, ProofOfLeadership, Status, Values};
 use crate::quorum::FaultModel;
 use crate::recovery::Lead;
-use crate::resend;
 use crate::rules::Rules;
 use crate::types::{Decree, NodeId, NodeSet, Time, Value};
 
@@ -230,14 +229,22 @@ impl<R: Rules> Replica<R> {
 
     /// Keeps the time of the next pull, and pulls if it has come.
     pub(super) fn pull_if_due(&mut self, step: &mut Step<'_>) {
-        let (learned, known, t0) = (self.learned(), self.known(), self.tuning.t0);
+        let (learned, known) = (self.learned(), self.known());
         if self.learner.is_none() || known <= learned {
+            if self.pull.at.is_some() && self.pull.times == 0 {
+                self.pull_pace.answered(self.pull.since, step.now);
+            }
             self.pull = Pull::default();
             return;
         }
         let asked_on = self.pull.at.is_some_and(|at| at <= step.now);
-        if self.pull.at.is_none() || (self.pull.learned < learned && !asked_on) {
-            self.pull.at = Some(step.now + t0 / 4);
+        let progressed = self.pull.learned < learned;
+        if self.pull.at.is_none() || (progressed && !asked_on) {
+            if self.pull.at.is_some() && self.pull.times == 0 {
+                self.pull_pace.answered(self.pull.since, step.now);
+            }
+            self.pull.at = Some(step.now + self.pull_pace.wait(0));
+            self.pull.since = step.now;
             self.pull.learned = learned;
             self.pull.times = 0;
             return;
@@ -290,7 +297,7 @@ impl<R: Rules> Replica<R> {
                 .send(To::Nodes(chosen), &Message::Fetch { decree, value });
             step.fx.observe(Event::SentAgain(Again::Fetch));
         }
-        let wait = resend::wait(self.tuning.t0, self.pull.times);
+        let wait = self.pull_pace.wait(self.pull.times);
         self.pull.up_to = learned.plus(count);
         self.pull.learned = learned;
         self.pull.times = self.pull.times.saturating_add(1);

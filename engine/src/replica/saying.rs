@@ -46,7 +46,7 @@ impl<R: Rules> Replica<R> {
                 // A proposal of a regency that is over is not said again.
                 let current = regency == self.regency;
                 if let Some(proposer) = self.proposer.as_mut().filter(|_| current) {
-                    proposer.said(decree, step.now, t0);
+                    proposer.said(decree, step.now);
                 }
                 self.own_proposal(regency, decree, batch, step);
             }
@@ -106,17 +106,18 @@ impl<R: Rules> Replica<R> {
     pub(super) fn say_again(&mut self, step: &mut Step<'_>) {
         let (me, t0, regency) = (NodeSet::one(self.me), self.tuning.t0, self.regency);
         let due = |deadline: Option<Time>| deadline.is_some_and(|at| at <= step.now);
+        let acknowledged = self.acks.reached_by(self.configuration.quorums().ack);
+        if let Some(proposer) = &mut self.proposer {
+            proposer.acknowledged(acknowledged, step.now);
+        }
         if let Some(proposer) = self
             .proposer
             .as_mut()
             .filter(|proposer| due(proposer.deadline()))
         {
-            let done = self
-                .acks
-                .reached_by(self.configuration.quorums().ack)
-                .max(self.low);
+            let done = acknowledged.max(self.low);
             let acceptors = self.configuration.acceptors();
-            proposer.say_again(step.now, t0, done, |decree, batch| {
+            proposer.say_again(step.now, done, |decree, batch| {
                 let receivers = acceptors.union(self.acks.lacking(decree)).minus(me);
                 let message = Message::Propose {
                     regency,
@@ -174,21 +175,6 @@ impl<R: Rules> Replica<R> {
             step.fx
                 .send(To::Nodes(others), &Message::Checkpoint(own.claim));
             step.fx.observe(Event::SentAgain(Again::Checkpoint));
-        }
-    }
-
-    pub(super) fn acknowledge(&mut self, step: &mut Step<'_>) {
-        let learned = self.learned();
-        if learned > self.acked {
-            self.acked = learned;
-            let proposers: NodeSet = self.configuration.proposers().iter().copied().collect();
-            let receivers = self
-                .configuration
-                .acceptors()
-                .union(proposers)
-                .minus(NodeSet::one(self.me));
-            step.fx
-                .send(To::Nodes(receivers), &Message::Ack { learned });
         }
     }
 

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use twostep_engine::configuration::Limits;
 use twostep_engine::key_value::KeyValue;
 use twostep_engine::node::testnet::{TestnetPlan, client_folder, create, node_folder};
+use twostep_engine::node::tunables::Durability;
 use twostep_engine::node::{ClientFolder, Node, NodeConfig, NodeOptions, Stopper};
 use twostep_engine::quorum::FaultModel;
 use twostep_engine::state_machine::StateMachine;
@@ -20,9 +21,9 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a cluster for f = 1 with the default admission of its mode and one client.
+    /// Starts a cluster for f = 1 with the default admission of its mode and one client, in memory.
     pub fn start(mode: FaultModel) -> Cluster {
-        Cluster::start_with(mode, NodeOptions::default())
+        Cluster::start_with(mode, in_memory())
     }
 
     /// The same, with other options for every node.
@@ -88,6 +89,14 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         (0..self.nodes.len()).for_each(|node| self.stop(node));
+    }
+}
+
+/// Nodes that keep nothing on disk.
+pub fn in_memory() -> NodeOptions {
+    NodeOptions {
+        durability: Durability::Memory,
+        ..NodeOptions::default()
     }
 }
 

@@ -463,7 +463,12 @@ impl<'a> Scene<'a> {
         }
         if let Some(node) = down {
             self.cluster.heal(node)?;
-            self.screen.line(&format!("node {node} runs again; abstaining: lost disk. It learns what it can still get, and counts among f"));
+            let what = if self.cluster.remembers() {
+                "as what it was: its journal tells it"
+            } else {
+                "abstaining: lost disk. It learns what it can still get, and counts among f"
+            };
+            self.screen.line(&format!("node {node} runs again; {what}"));
         }
         if !parted && liars == 0 && down.is_none() {
             self.screen.line("nothing is broken");

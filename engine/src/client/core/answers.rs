@@ -60,7 +60,7 @@ impl ClientCore {
         }
         // What the old leader has may be lost, and nothing that it took or wished is the new one's.
         self.hold_until = Time(0);
-        self.patience.forget();
+        self.retry_time.forget();
         self.sender.sign_for_now(false);
         self.send_again(now);
     }
@@ -121,7 +121,7 @@ impl ClientCore {
         };
         let decree = winner.decree;
         if call.sent == 1 {
-            self.patience.answered(now.since(call.since));
+            self.retry_time.answered(now.since(call.since));
         }
         match winner.verdict {
             Verdict::Executed => {

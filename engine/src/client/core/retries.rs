@@ -34,9 +34,9 @@ impl ClientCore {
                     call.due = now + self.tuning.retry;
                 } else {
                     if call.sent == 1 {
-                        self.patience.ran_out(call.since, now);
+                        self.retry_time.ran_out(call.since, now);
                     }
-                    call.due = now + self.patience.wait_after(call.sent);
+                    call.due = now + self.retry_time.wait_after(call.sent);
                     call.sent = call.sent.saturating_add(1);
                     session.unsent &= !(1 << place);
                     let proof = self.sender.proof(RequestKind::Open);

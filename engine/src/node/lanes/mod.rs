@@ -57,6 +57,7 @@ use self::order::{LaneEnd, OrderLoop};
 use self::output::{LinkTable, Outputs};
 use self::teller::Teller;
 use crate::executor::Executor;
+use crate::journal::faults::DiskFaultHandle;
 use crate::node::NodeError;
 use crate::node::control::Asked;
 use crate::node::core::{Core, LineLimit};
@@ -79,6 +80,7 @@ pub(super) struct Plan<S: StateMachine> {
     pub requests: queue::Receiver<Asked>,
     pub stopping: Arc<AtomicBool>,
     pub faults_allowed: bool,
+    pub disk_faults: Option<DiskFaultHandle>,
     pub idle: Idle,
     /// What wakes each lane.
     pub lanes: Vec<WakeUp>,
@@ -104,6 +106,7 @@ impl<S: StateMachine + 'static> Loops<S> {
             requests,
             stopping,
             faults_allowed,
+            disk_faults,
             idle,
             lanes: lane_wakers,
             sleeper,
@@ -153,6 +156,7 @@ impl<S: StateMachine + 'static> Loops<S> {
             requests,
             stopping,
             faults_allowed,
+            disk_faults,
             sleeper,
             gathering: Gathering::default(),
             turns: 0,

@@ -17,10 +17,11 @@ use super::gathering::{Gathered, Gathering, Purpose, ROUND_TIME_MAX};
 use super::lane::SharedHorizon;
 use super::output::{LinkTable, Outputs};
 use super::teller::Teller;
+use crate::journal::faults::DiskFaultHandle;
 use crate::machine::Input;
 use crate::node::control::{Answer, Asked, Request};
 use crate::node::core::Core;
-use crate::node::faults::FAULTS_FORBIDDEN;
+use crate::node::faults::{FAULTS_FORBIDDEN, set_disk_faults};
 use crate::node::refused_time::thread_time;
 use crate::node::report::ExecutionReport;
 use crate::node::stages::Stage;
@@ -45,6 +46,7 @@ pub(super) struct OrderLoop {
     pub requests: queue::Receiver<Asked>,
     pub stopping: Arc<AtomicBool>,
     pub faults_allowed: bool,
+    pub disk_faults: Option<DiskFaultHandle>,
     pub sleeper: Sleeper,
     pub gathering: Gathering,
     pub turns: u64,
@@ -58,8 +60,8 @@ impl OrderLoop {
         let mut now = Instant::now();
         while !self.stopping.load(Ordering::Acquire) {
             let worked = self.turn(now);
-            let more =
-                self.remote.has_outcome() || self.lanes.iter().any(|lane| !lane.chunks.is_empty());
+            let waiting = self.lanes.iter().any(|lane| !lane.chunks.is_empty());
+            let more = self.remote.has_outcome() || (waiting && self.core.takes_messages());
             if !more {
                 let deadlines = [self.core.deadline(), self.gathering.deadline()];
                 let deadline = deadlines.into_iter().flatten().min();
@@ -77,6 +79,10 @@ impl OrderLoop {
         }
         let mut worked = self.take_outcomes(time);
         for lane in 0..self.lanes.len() {
+            // What is not taken now fills the queues, and then the lanes read no more.
+            if !self.core.takes_messages() {
+                break;
+            }
             if let Some(mut chunk) = self.lanes[lane].chunks.receive() {
                 self.take(lane, &mut chunk, time);
                 // A lane that has enough of them lets it go.
@@ -146,7 +152,9 @@ impl OrderLoop {
         self.core.end_of_messages(now);
         let time = self.core.time(now);
         let links = &mut self.outputs.router(&self.table);
+        self.core.hear_journal(links, &mut self.remote, now);
         self.core.step(links, &mut self.remote, time, Input::Tick);
+        self.core.hand_over();
         if let Some((output, lanes)) = self.outputs.take() {
             for lane in (0..self.lanes.len()).filter(|lane| lanes & (1 << lane) != 0) {
                 let taken = self.lanes[lane].teller.output(&output);
@@ -189,6 +197,7 @@ impl OrderLoop {
                     Answer::Done
                 }
             }
+            Request::DiskFault(faults) => set_disk_faults(self.disk_faults.as_ref(), *faults),
             Request::Heal {} => {
                 for lane in &mut self.lanes {
                     lane.teller.heal();

@@ -273,6 +273,7 @@ fn loops(cluster: &Cluster, node: u16, lanes: usize) -> (Loops<KeyValue>, queue:
         requests,
         stopping: Arc::new(AtomicBool::new(false)),
         faults_allowed: true,
+        disk_faults: None,
         idle: Idle::default(),
         lanes: (0..lanes).map(|_| WakeUp::new(|| {})).collect(),
         sleeper: Sleeper::new(Idle::default()),

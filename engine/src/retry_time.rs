@@ -1,4 +1,4 @@
-//! How long a call waits for its answer before it is sent again.
+//! How long to wait for an answer before something is said again: measured, within bounds.
 
 use std::time::Duration;
 
@@ -9,10 +9,12 @@ use crate::types::Time;
 /// answered that was sent once: else a cluster that becomes slow at a stroke would have every call sent twice for ever.
 ///
 /// Retries are signed, and everybody checks them: a cluster that is merely slow, with calls queued in front of it, would
-/// be made slower by its clients' impatience. Only calls that were sent once are heard, since of others nobody knows
-/// which copy was answered (Karn's rule).
+/// be made slower by its clients' impatience. Only calls that were sent once are heard, since of others nobody knows which
+/// copy was answered (Karn's rule). A proposal and its acknowledgements are such a call as well ([`crate::resend`]).
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
+pub struct RetryTime {
+    /// What it waits before anything was answered.
+    first: Duration,
     least: Duration,
     most: Duration,
     smoothed: Option<Duration>,
@@ -23,10 +25,13 @@ pub(super) struct Patience {
     since: Time,
 }
 
-impl Patience {
-    /// Starts at `least`, and never waits longer than `most`, if that is not shorter.
-    pub(super) fn new(least: Duration, most: Duration) -> Patience {
-        Patience {
+impl RetryTime {
+    /// Waits `first` before anything was answered, then what answers take: never less than `least`, and never longer
+    /// than `most`, if that is not shorter.
+    #[must_use]
+    pub fn new(first: Duration, least: Duration, most: Duration) -> RetryTime {
+        RetryTime {
+            first,
             least,
             most: most.max(least),
             smoothed: None,
@@ -37,7 +42,7 @@ impl Patience {
     }
 
     /// A call that was sent once was answered after so long.
-    pub(super) fn answered(&mut self, took: Duration) {
+    pub fn answered(&mut self, took: Duration) {
         let smoothed = self.smoothed.unwrap_or(took);
         self.deviation = (self.deviation * 3 + took.abs_diff(smoothed)) / 4;
         self.smoothed = Some((smoothed * 7 + took) / 8);
@@ -45,7 +50,7 @@ impl Patience {
     }
 
     /// A call that was made at `made` and sent once is about to be sent again.
-    pub(super) fn ran_out(&mut self, made: Time, now: Time) {
+    pub fn ran_out(&mut self, made: Time, now: Time) {
         if made >= self.since && self.wait() < self.most {
             self.doubled += 1;
             self.since = now;
@@ -53,23 +58,27 @@ impl Patience {
     }
 
     /// Another leader serves: what the last one took says nothing.
-    pub(super) fn forget(&mut self) {
-        *self = Patience::new(self.least, self.most);
+    pub fn forget(&mut self) {
+        *self = RetryTime::new(self.first, self.least, self.most);
     }
 
     /// How long to wait for an answer.
-    pub(super) fn wait(&self) -> Duration {
+    #[must_use]
+    pub fn wait(&self) -> Duration {
         self.times(self.doubled)
     }
 
     /// How long to wait after a call was sent for the `sent`th time, the first try not counted: twice as long each time.
-    pub(super) fn wait_after(&self, sent: u32) -> Duration {
+    #[must_use]
+    pub fn wait_after(&self, sent: u32) -> Duration {
         self.times(self.doubled.max(sent))
     }
 
     fn times(&self, doublings: u32) -> Duration {
-        let expected = self.smoothed.unwrap_or_default() + self.deviation * 4;
-        let wait = expected.max(self.least);
+        // Steady answers are no promise that the next one does not come a moment later.
+        let spread = |smoothed: Duration| self.deviation.max(smoothed / 8) * 4;
+        let expected = self.smoothed.map(|smoothed| smoothed + spread(smoothed));
+        let wait = expected.unwrap_or(self.first).max(self.least);
         wait.saturating_mul(1 << doublings.min(16)).min(self.most)
     }
 }
@@ -82,41 +91,37 @@ mod tests {
 
     #[test]
     fn quick_answers_leave_it_at_its_least() {
-        let mut patience = Patience::new(200 * MS, 2000 * MS);
-        (0..100).for_each(|_| patience.answered(MS));
-        assert_eq!(patience.wait(), 200 * MS);
-        assert_eq!(patience.wait_after(1), 400 * MS);
-        assert_eq!(patience.wait_after(30), 2000 * MS);
+        let mut time = RetryTime::new(200 * MS, 200 * MS, 2000 * MS);
+        (0..100).for_each(|_| time.answered(MS));
+        assert_eq!(time.wait(), 200 * MS);
+        assert_eq!(time.wait_after(1), 400 * MS);
+        assert_eq!(time.wait_after(30), 2000 * MS);
     }
 
     #[test]
     fn slow_answers_are_waited_for_up_to_a_bound() {
-        let mut patience = Patience::new(200 * MS, 2000 * MS);
-        (0..100).for_each(|at| patience.answered((400 + at % 2 * 100) * MS));
-        let wait = patience.wait();
+        let mut time = RetryTime::new(200 * MS, 200 * MS, 2000 * MS);
+        (0..100).for_each(|at| time.answered((400 + at % 2 * 100) * MS));
+        let wait = time.wait();
         assert!((500 * MS..800 * MS).contains(&wait), "{wait:?}");
-        (0..100).for_each(|_| patience.answered(10_000 * MS));
-        assert_eq!(patience.wait(), 2000 * MS);
-        patience.forget();
-        assert_eq!(patience.wait(), 200 * MS);
+        (0..100).for_each(|_| time.answered(10_000 * MS));
+        assert_eq!(time.wait(), 2000 * MS);
+        time.forget();
+        assert_eq!(time.wait(), 200 * MS);
     }
 
     #[test]
     fn a_sudden_slowness_is_learned() {
-        let mut patience = Patience::new(200 * MS, 2000 * MS);
-        (0..100).for_each(|_| patience.answered(MS));
+        let mut time = RetryTime::new(200 * MS, 200 * MS, 2000 * MS);
+        (0..100).for_each(|_| time.answered(MS));
         let at = |ms: u64| Time(ms * 1_000_000);
         for _ in 0..1000 {
-            patience.ran_out(at(0), at(200));
+            time.ran_out(at(0), at(200));
         }
-        assert_eq!(
-            patience.wait(),
-            400 * MS,
-            "one time-out, however many calls"
-        );
-        patience.ran_out(at(200), at(600));
-        assert_eq!(patience.wait(), 800 * MS);
-        patience.answered(500 * MS);
-        assert!(patience.wait() < 800 * MS, "{:?}", patience.wait());
+        assert_eq!(time.wait(), 400 * MS, "one time-out, however many calls");
+        time.ran_out(at(200), at(600));
+        assert_eq!(time.wait(), 800 * MS);
+        time.answered(500 * MS);
+        assert!(time.wait() < 800 * MS, "{:?}", time.wait());
     }
 }
