@@ -34,14 +34,19 @@
 //! half of what it keeps as spare room, and right after replies were forgotten up to four times as much; and
 //! up to 64 entries of 48 bytes per session, 200 MB for 65,536 busy sessions.
 //!
+//! *Snapshots.* [`SessionTable::image`] stands still while the table goes on, [`SessionReader`] makes the same table of
+//! its bytes (PROTOCOL.md section 5.4).
+//!
 //! *Cost.* A run of requests of one session finds it at once, another one in O(log sessions). In steady state
 //! nothing is allocated per request: replies live in one buffer per session.
 
 mod fingerprint;
 mod history;
+mod image;
 mod recency;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::configuration::Limits;
 use crate::message::Outcome;
@@ -49,6 +54,7 @@ use crate::types::{ClientId, Decree, Seq, SessionId};
 
 pub use fingerprint::Fingerprint;
 use history::{Found, History};
+pub use image::{BadSessions, SessionImage, SessionReader};
 use recency::{Ends, Links, Recency};
 
 /// How many seqs below the largest executed one are told apart; also how far ahead of it a client may run.
@@ -107,7 +113,7 @@ pub struct SessionTable {
     last: u32,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Session {
     id: SessionId,
     client: ClientId,
@@ -116,7 +122,8 @@ struct Session {
     nonce: Seq,
     /// The decree of the last execution, at first that of the Open.
     active: Decree,
-    history: History,
+    /// Shared with an image of the table until it changes.
+    history: Arc<History>,
 }
 
 /// The sessions of one client.
@@ -195,23 +202,9 @@ impl SessionTable {
             share,
             nonce,
             active: id.decree,
-            history: History::default(),
+            history: Arc::default(),
         };
-        let slot = if let Some(slot) = self.free.pop() {
-            self.sessions[slot as usize] = session;
-            slot
-        } else {
-            self.sessions.push(session);
-            u32::try_from(self.sessions.len() - 1).expect("sessions_max fits 32 bits")
-        };
-        let before = self.by_id.insert(id, slot);
-        assert!(
-            before.is_none(),
-            "a position in the order opens one session"
-        );
-        self.by_open.insert((client, nonce), slot);
-        self.shares[share as usize].sessions += 1;
-        self.touch(slot);
+        self.enter(session);
         id
     }
 
@@ -329,14 +322,37 @@ impl SessionTable {
     pub fn write_canonical(&self, mut sink: impl FnMut(&[u8])) {
         sink(&(self.len() as u64).to_le_bytes());
         for slot in self.idle.iter() {
-            let session = self.session(slot);
-            sink(&session.id.decree.0.to_le_bytes());
-            sink(&session.id.index.to_le_bytes());
-            sink(&session.client.0);
-            sink(&session.nonce.0.to_le_bytes());
-            sink(&session.active.0.to_le_bytes());
-            session.history.write_canonical(&mut sink);
+            self.session(slot).write_canonical(&mut sink);
         }
+    }
+
+    /// An image of the table as it is now, which is read while the table goes on: one pointer for each session, and a
+    /// session that changes while the image stands is copied once.
+    #[must_use]
+    pub fn image(&self) -> SessionImage {
+        let sessions = self.idle.iter().map(|slot| self.session(slot).clone());
+        SessionImage::new(sessions.collect())
+    }
+
+    /// Takes up an open session as the latest used one; its slot.
+    fn enter(&mut self, session: Session) -> u32 {
+        let (id, open, share) = (session.id, (session.client, session.nonce), session.share);
+        let slot = if let Some(slot) = self.free.pop() {
+            self.sessions[slot as usize] = session;
+            slot
+        } else {
+            self.sessions.push(session);
+            u32::try_from(self.sessions.len() - 1).expect("sessions_max fits 32 bits")
+        };
+        let before = self.by_id.insert(id, slot);
+        assert!(
+            before.is_none(),
+            "a position in the order opens one session"
+        );
+        self.by_open.insert(open, slot);
+        self.shares[share as usize].sessions += 1;
+        self.touch(slot);
+        slot
     }
 
     /// The session that must make room for another one of `client`, if one must.
@@ -378,7 +394,7 @@ impl SessionTable {
 
     /// Changes what a session keeps, and the books with it.
     fn change_history(&mut self, slot: u32, change: impl FnOnce(&mut History)) {
-        let history = &mut self.session_mut(slot).history;
+        let history = Arc::make_mut(&mut self.session_mut(slot).history);
         let before = history.reply_bytes() as u64;
         change(history);
         let after = history.reply_bytes() as u64;
@@ -391,7 +407,9 @@ impl SessionTable {
     }
 
     fn close(&mut self, slot: u32) {
-        self.change_history(slot, |history| *history = History::default());
+        let history = std::mem::take(&mut self.session_mut(slot).history);
+        self.reply_bytes -= history.reply_bytes() as u64;
+        self.keeping.remove(slot);
         self.idle.remove(slot);
         let at = self.session(slot).share;
         let share = &mut self.shares[at as usize];
@@ -415,6 +433,17 @@ impl SessionTable {
 
     fn session_mut(&mut self, slot: u32) -> &mut Session {
         &mut self.sessions[slot as usize]
+    }
+}
+
+impl Session {
+    fn write_canonical(&self, sink: &mut impl FnMut(&[u8])) {
+        sink(&self.id.decree.0.to_le_bytes());
+        sink(&self.id.index.to_le_bytes());
+        sink(&self.client.0);
+        sink(&self.nonce.0.to_le_bytes());
+        sink(&self.active.0.to_le_bytes());
+        self.history.write_canonical(sink);
     }
 }
 

@@ -21,6 +21,11 @@ impl Fingerprint {
         Fingerprint(xxh3_128(operation).to_le_bytes())
     }
 
+    /// As an image of the table carries it.
+    pub(super) fn from_bytes(bytes: [u8; 16]) -> Fingerprint {
+        Fingerprint(bytes)
+    }
+
     /// As it is hashed into the state's digest.
     pub(super) fn as_bytes(&self) -> &[u8; 16] {
         &self.0

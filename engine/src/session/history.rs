@@ -13,7 +13,7 @@ const SPARE_BYTES_MIN: usize = 64;
 /// Replies stand one behind another in `bytes`; one that is forgotten leaves a hole, and when the buffer is full
 /// the kept ones are moved together. So a warm session allocates nothing, and the buffer stays within a small
 /// multiple of what it keeps.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct History {
     /// The largest executed seq, 0 if none.
     max: u64,
@@ -164,6 +164,60 @@ impl History {
         }
     }
 
+    /// Reads what [`History::write_canonical`] wrote off the front of `unread`; none, and nothing is taken, if it is
+    /// not complete yet.
+    pub(super) fn read_canonical(
+        unread: &mut &[u8],
+        reply_bytes_max: usize,
+    ) -> Result<Option<History>, &'static str> {
+        let mut rest = *unread;
+        let (Some(max), Some(executed)) = (number(&mut rest), number(&mut rest)) else {
+            return Ok(None);
+        };
+        // The largest executed seq was executed, and none below 1.
+        let seqs = executed.checked_ilog2().map_or(0, |top| u64::from(top) + 1);
+        if (max == 0) != (executed == 0) || (max > 0 && executed & 1 == 0) || seqs > max {
+            return Err("a session executed what it cannot have");
+        }
+        let mut history = History {
+            max,
+            ..History::default()
+        };
+        for seq in (History {
+            executed,
+            max,
+            ..History::default()
+        })
+        .seqs()
+        {
+            let (Some(operation), Some(decree)) = (array(&mut rest), number(&mut rest)) else {
+                return Ok(None);
+            };
+            history.execute(Seq(seq), Fingerprint::from_bytes(operation), Decree(decree));
+            match array(&mut rest) {
+                None => return Ok(None),
+                Some([0]) => {}
+                Some([1]) => {
+                    let Some(len) = number(&mut rest) else {
+                        return Ok(None);
+                    };
+                    let len = usize::try_from(len).unwrap_or(usize::MAX);
+                    if len > reply_bytes_max.saturating_sub(history.reply_bytes) {
+                        return Err("a session keeps more replies than it may");
+                    }
+                    let Some((reply, behind)) = rest.split_at_checked(len) else {
+                        return Ok(None);
+                    };
+                    history.keep(Seq(seq), reply);
+                    rest = behind;
+                }
+                Some(_) => return Err("a reply is neither kept nor gone"),
+            }
+        }
+        *unread = rest;
+        Ok(Some(history))
+    }
+
     /// The executed seqs of the window, ascending.
     fn seqs(&self) -> impl Iterator<Item = u64> + use<> {
         let (max, mut rest) = (self.max, self.executed);
@@ -241,6 +295,16 @@ impl History {
         }
         self.bytes.truncate(end);
     }
+}
+
+fn number(rest: &mut &[u8]) -> Option<u64> {
+    array(rest).map(u64::from_le_bytes)
+}
+
+fn array<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (taken, behind) = rest.split_first_chunk()?;
+    *rest = behind;
+    Some(*taken)
 }
 
 fn place(seq: u64) -> usize {

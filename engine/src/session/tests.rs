@@ -47,6 +47,29 @@ fn repeat(decree: u64, outcome: Outcome<'_>) -> Verdict<'_> {
     }
 }
 
+fn image_of(mut image: SessionImage) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while image.next(&mut bytes) {}
+    bytes
+}
+
+/// A table with the limits of `like`, read from an image in pieces of so many bytes.
+fn restored(like: &SessionTable, image: &[u8], piece: usize) -> Result<SessionTable, BadSessions> {
+    let limits = Limits {
+        sessions_max: u32::try_from(like.sessions_max).unwrap(),
+        sessions_per_client_max: like.share_max,
+        session_decrees: like.idle_decrees_max,
+        session_reply_bytes_max: u32::try_from(like.session_reply_bytes_max).unwrap(),
+        reply_bytes_total_max: like.reply_bytes_total_max,
+        ..Limits::default()
+    };
+    let mut reader = SessionReader::new(&limits);
+    for piece in image.chunks(piece) {
+        reader.feed(piece)?;
+    }
+    reader.finish()
+}
+
 fn bytes_of(table: &SessionTable) -> Vec<u8> {
     let mut bytes = Vec::new();
     table.write_canonical(|piece| bytes.extend_from_slice(piece));
@@ -551,6 +574,8 @@ fn apply(
 #[derive(Clone, Debug)]
 enum Step {
     Decree(u64),
+    /// One of the two tables is replaced by one that was read from its image.
+    Restore,
     Open {
         client: u8,
         nonce: u64,
@@ -580,6 +605,7 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     prop_oneof![
         3 => (1u64..3).prop_map(Step::Decree),
+        1 => Just(Step::Restore),
         2 => (1u8..4, 0u64..5).prop_map(|(client, nonce)| Step::Open { client, nonce }),
         16 => (1u8..3, 0usize..4, seq, 0u8..6, 0usize..70).prop_map(|(client, back, seq, name, reply)| {
             Step::Request { client, back, seq, name: name / 5, reply: reply * reply / 70 }
@@ -599,7 +625,7 @@ proptest! {
             limits.reply_bytes_total_max = TOTAL_BYTES_MAX as u64;
         });
         let (mut one, mut other, mut model) = (make(), make(), Model::default());
-        let (mut decree, mut index) = (1, 0);
+        let (mut decree, mut index, mut standing) = (1, 0, None);
         // Whom a session belongs to, so that most requests come from its owner; and its largest executed seq.
         let mut known: Vec<(SessionId, ClientId, u64)> = vec![(id(1, 999), ALICE, 0)];
         for step in steps {
@@ -609,6 +635,10 @@ proptest! {
                     one.begin(Decree(decree));
                     other.begin(Decree(decree));
                     model.begin(decree);
+                }
+                Step::Restore => {
+                    standing = Some((other.image(), bytes_of(&other)));
+                    other = restored(&make(), &image_of(other.image()), 7).expect("its own image");
                 }
                 Step::Open { client, nonce } => {
                     let (client, at) = (ClientId([client; 16]), id(decree, index));
@@ -648,5 +678,29 @@ proptest! {
             }
         }
         prop_assert_eq!(bytes_of(&one), bytes_of(&other));
+        if let Some((image, bytes)) = standing {
+            prop_assert_eq!(image_of(image), bytes, "an image stands still");
+        }
+    }
+
+    /// A damaged image is refused or makes some table; nothing panics.
+    #[test]
+    fn images_that_are_damaged_do_no_harm(at in 0usize..2000, to in any::<u8>(), cut in 0usize..2000) {
+        let mut table = table(|_| {});
+        for client in 1..4 {
+            let session = table.open(ClientId([client; 16]), Seq(7), id(1, u32::from(client)));
+            for seq in 1..u64::from(client) * 9 {
+                let ticket = table.judge(ClientId([client; 16]), session, Seq(seq), operation(0));
+                if let Verdict::Execute(ticket) = ticket {
+                    table.record(ticket, Decree(seq), operation(0), Some(&[client; 9]));
+                }
+            }
+        }
+        let mut bytes = image_of(table.image());
+        let at = at % bytes.len();
+        bytes[at] = to;
+        let _ = restored(&table, &bytes, 64);
+        bytes.truncate(cut % bytes.len());
+        prop_assert!(restored(&table, &bytes, 64).is_err(), "it ends too early");
     }
 }
