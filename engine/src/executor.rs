@@ -12,21 +12,26 @@
 //! A reply above the configuration's `reply_bytes_max` is not sent: the operation was executed and cannot be
 //! undone, so the client is told `ExecutedReplyGone`, now and on every repeat.
 //!
+//! After every multiple of S an image of state and sessions is taken, for [`crate::snapshot`]; [`Executor::install`] is the
+//! way back.
+//!
 //! *Bounds.* Small requests may have large replies, and a duplicate costs its client nothing. So once the entries of
 //! a decree would exceed `decree_reply_bytes_max`, the replies of the rest are sent as digests, wherever these are
 //! shorter. The session table keeps such a reply all the same: the client's retry fetches it. A look-up for a retry
 //! ends at the same bound; what it leaves out is asked for again.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::io;
 
 use twostep_crypto::{Context as DigestContext, Scope};
 
 use crate::batch::{Batch, Bundle, Request, RequestKind};
-use crate::configuration::Configuration;
+use crate::configuration::{Configuration, Limits};
 use crate::machine::{Input, Question, Replies};
-use crate::message::{Outcome, Reply, RequestNames, reply_digest};
-use crate::session::{Fingerprint, SessionTable, Verdict};
-use crate::state_machine::{Context, StateMachine};
+use crate::message::{Outcome, Reply, RequestNames, Snapshot, reply_digest};
+use crate::session::{Fingerprint, SessionReader, SessionTable, Verdict};
+use crate::snapshot::{Image, ImageReader, chunk_bytes};
+use crate::state_machine::{ChunkSource, Context, StateMachine};
 use crate::types::{ClientId, Decree, Digest, Seq, SessionId};
 use crate::wire::reply_bytes;
 
@@ -45,12 +50,15 @@ pub struct Executor<S: StateMachine> {
     machine: S,
     sessions: SessionTable,
     scope: Scope,
+    limits: Limits,
     reply_bytes_max: usize,
     decree_reply_bytes_max: usize,
     duplicates: Duplicates,
     executed: Decree,
     results: Digest,
     recent_opens: RecentOpens,
+    /// What was taken at the newest multiple of S, until somebody wants it.
+    image: Option<Image>,
     /// Reused from decree to decree, as the two below from request to request.
     replies: Replies,
     found: Replies,
@@ -73,12 +81,14 @@ impl<S: StateMachine> Executor<S> {
             machine,
             sessions: SessionTable::new(configuration.limits()),
             scope: configuration.scope(),
+            limits: *configuration.limits(),
             reply_bytes_max: configuration.limits().reply_bytes_max as usize,
             decree_reply_bytes_max: configuration.limits().decree_reply_bytes_max as usize,
             duplicates: Duplicates::Suppressed,
             executed: Decree::NONE,
             results: Digest::ZERO,
             recent_opens: RecentOpens::default(),
+            image: None,
             replies: Replies::default(),
             found: Replies::default(),
             reply: Vec::new(),
@@ -128,10 +138,48 @@ impl<S: StateMachine> Executor<S> {
             .update(&decree.0.to_le_bytes())
             .update(self.replies.bytes());
         self.results = hasher.finish();
+        if decree.0.is_multiple_of(self.limits.snapshot_every) {
+            let (sessions, state) = (self.sessions.image(), self.machine.snapshot());
+            self.image = Some(Image::new(
+                decree,
+                chunk_bytes(&self.limits),
+                sessions,
+                state,
+            ));
+        }
         Executed {
             replies: &self.replies,
             results: self.results,
         }
+    }
+
+    /// Takes the image that was taken at the newest multiple of S, unless it was taken already.
+    pub fn take_image(&mut self) -> Option<Image> {
+        self.image.take()
+    }
+
+    /// Takes up state and sessions of a certified snapshot: the next decree to execute is the one after it. The machine
+    /// may have any state before.
+    ///
+    /// # Errors
+    /// When a chunk cannot be had or the chunks are no image. What stands then is unspecified, and nothing may be
+    /// executed on it before another snapshot is installed.
+    pub fn install(&mut self, snapshot: &Snapshot, chunks: &mut dyn ChunkSource) -> io::Result<()> {
+        let session_bytes_max = SessionReader::session_bytes_max(&self.limits);
+        let mut image = ImageReader::new(chunks, session_bytes_max);
+        let mut sessions = SessionReader::new(&self.limits);
+        let mut frame = Vec::new();
+        let broken = |why| io::Error::new(io::ErrorKind::InvalidData, why);
+        while image.next_frame(&mut frame)? {
+            sessions.feed(&frame).map_err(broken)?;
+        }
+        self.sessions = sessions.finish().map_err(broken)?;
+        self.machine.restore(&mut image)?;
+        image.finish()?;
+        self.recent_opens = RecentOpens::default();
+        self.image = None;
+        (self.executed, self.results) = (snapshot.decree, snapshot.results);
+        Ok(())
     }
 
     /// Takes the replies of the decree that was executed last; `spare` is memory for those of the next one.
@@ -190,6 +238,8 @@ impl<S: StateMachine> Executor<S> {
                     names,
                 })
             }
+            // The host's keeper does these.
+            Question::Snapshot(_) => None,
         }
     }
 
@@ -210,6 +260,11 @@ impl<S: StateMachine> Executor<S> {
             }
         }
         RequestNames::new(names.client, &self.names).filter(|names| !names.is_empty())
+    }
+
+    /// The state machine, to be damaged: the way to see what becomes of a replica that diverges. For tests.
+    pub fn machine_mut(&mut self) -> &mut S {
+        &mut self.machine
     }
 
     /// The state machine, to be asked.

@@ -301,6 +301,11 @@ impl Learner {
         &self.log
     }
 
+    /// Two certified snapshots hold everything up to `decree`: others need it no more.
+    pub fn cover(&mut self, decree: Decree) {
+        self.log.cover(decree);
+    }
+
     /// Everything up to `decree` was executed here: the log's bounds may drop it.
     pub fn release(&mut self, decree: Decree) {
         self.log.release(decree);

@@ -5,13 +5,19 @@ use std::collections::VecDeque;
 use crate::batch::Batch;
 use crate::types::Decree;
 
-/// Consecutive learned decrees, the newest last, bounded in number and bytes.
+/// Consecutive learned decrees, the newest last.
+///
+/// The number of decrees is a bound for what a snapshot covers: above the last but one certified snapshot others may need it
+/// (PROTOCOL.md section 5.4). The bound of bytes holds whatever is certified: what goes then is covered by the next
+/// snapshot.
 #[derive(Debug)]
 pub struct Log {
     batches: VecDeque<Batch>,
     newest: Decree,
     /// Decrees above this one are needed by the node itself and are never dropped.
     needed_above: Decree,
+    /// The last but one certified snapshot.
+    covered: Decree,
     bytes: usize,
     decrees_max: usize,
     bytes_max: usize,
@@ -26,6 +32,7 @@ impl Log {
             batches,
             newest: Decree::NONE,
             needed_above: Decree::NONE,
+            covered: Decree::NONE,
             bytes: 0,
             decrees_max,
             bytes_max,
@@ -57,6 +64,12 @@ impl Log {
         self.trim();
     }
 
+    /// Two certified snapshots hold everything up to `decree`.
+    pub fn cover(&mut self, decree: Decree) {
+        self.covered = self.covered.max(decree);
+        self.trim();
+    }
+
     /// A decree that is still kept.
     #[must_use]
     pub fn get(&self, decree: Decree) -> Option<&Batch> {
@@ -72,8 +85,10 @@ impl Log {
     }
 
     fn trim(&mut self) {
-        while self.batches.len() > self.decrees_max || self.bytes > self.bytes_max {
-            if self.base() >= self.needed_above {
+        loop {
+            let many = self.batches.len() > self.decrees_max && self.base() < self.covered;
+            let large = self.bytes > self.bytes_max;
+            if !(many || large) || self.base() >= self.needed_above {
                 return;
             }
             let dropped = self
@@ -105,6 +120,8 @@ mod tests {
         }
         assert!(log.get(Decree(1)).is_some(), "nothing was released yet");
         log.release(Decree(1));
+        assert!(log.get(Decree(1)).is_some(), "no snapshot covers it");
+        log.cover(Decree(4));
         assert!(log.get(Decree(1)).is_none());
         assert!(log.get(Decree(2)).is_some());
         log.release(Decree(5));
@@ -116,5 +133,20 @@ mod tests {
         assert!(log.get(Decree(5)).is_none() && log.get(Decree(9)).is_none());
         log.push(Decree(10), batch);
         assert!(log.get(Decree(10)).is_some());
+    }
+
+    #[test]
+    fn bytes_are_bounded_whatever_is_certified() {
+        let batch = Batch::noop(&Scope::new(ClusterId([0; 32]), Epoch(0)));
+        let mut log = Log::new(usize::MAX, 2 * cost(&batch));
+        for decree in 1..=5 {
+            log.push(Decree(decree), batch.clone());
+            log.release(Decree(decree));
+        }
+        assert_eq!(log.base(), Decree(3));
+        log.resume(Decree(16));
+        assert_eq!(log.base(), Decree(16));
+        log.push(Decree(17), batch);
+        assert!(log.get(Decree(17)).is_some() && log.get(Decree(16)).is_none());
     }
 }

@@ -14,13 +14,15 @@
 
 use std::time::Duration;
 
+use thiserror::Error;
+use twostep_net::pool::Body;
+
 use crate::batch::{Batch, Bundle, Malformed};
-use crate::message::{Message, RequestNames};
+use crate::message::{Message, RequestNames, SnapshotCertificate};
 pub use crate::record::Record;
 use crate::types::{
     ClientId, Decree, Digest, NodeId, NodeSet, Party, RecordSeq, Regency, Time, Value,
 };
-use thiserror::Error;
 
 /// What happened.
 #[derive(Debug)]
@@ -52,6 +54,8 @@ pub enum Input<'a> {
         /// Those that are settled.
         names: RequestNames<'a>,
     },
+    /// What came of the snapshots that the host makes, keeps and receives.
+    Snapshot(SnapshotNews),
     /// The journal changed its state.
     Journal(JournalState),
     /// The turn ends, or the deadline has passed.
@@ -84,6 +88,107 @@ pub enum Question {
         client: ClientId,
         /// As [`RequestNames`] carry them.
         names: Vec<u8>,
+    },
+    /// The host's snapshots are to do this; what comes of it is [`SnapshotNews`], sooner or later, or never.
+    Snapshot(SnapshotTask),
+}
+
+/// What the host's snapshots are to do ([`crate::snapshot::Keeper`]).
+#[derive(Clone, Debug)]
+pub enum SnapshotTask {
+    /// This one is certified: it is worth keeping.
+    Certified(Box<SnapshotCertificate>),
+    /// Give a peer a piece.
+    Serve {
+        /// Which peer.
+        asker: NodeId,
+        /// Of which snapshot.
+        decree: Decree,
+        /// Which piece.
+        place: u32,
+    },
+    /// Make ready to take in this one; what is held of it already is to be told.
+    Receive(Box<SnapshotCertificate>),
+    /// Take in a piece, if it is the right one.
+    Keep {
+        /// Who gave it.
+        from: NodeId,
+        /// Of which snapshot.
+        decree: Decree,
+        /// Which piece.
+        place: u32,
+        /// Not yet checked.
+        bytes: Body,
+    },
+    /// All pieces are held: take up the state.
+    Install {
+        /// Which snapshot.
+        decree: Decree,
+    },
+    /// It is of no use.
+    Discard {
+        /// Which snapshot.
+        decree: Decree,
+    },
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SnapshotNews {
+    /// The image of the state after this decree is hashed and stored.
+    Imaged {
+        /// Which decree, a multiple of S.
+        decree: Decree,
+        /// The digest of its manifest.
+        root: Digest,
+    },
+    /// There is no image after this decree: no room, or too little time since the one before.
+    Failed {
+        /// Which decree.
+        decree: Decree,
+    },
+    /// A certified snapshot is whole and can be served.
+    Held(Box<SnapshotCertificate>),
+    /// It is gone: a newer one took its place, or it was damaged.
+    Dropped {
+        /// Which snapshot.
+        decree: Decree,
+    },
+    /// A piece for a peer.
+    Chunk {
+        /// Which peer.
+        asker: NodeId,
+        /// Of which snapshot.
+        decree: Decree,
+        /// Which piece.
+        place: u32,
+        /// Its bytes.
+        bytes: Body,
+    },
+    /// A snapshot is being taken in.
+    Receiving {
+        /// Which snapshot.
+        decree: Decree,
+        /// By chunk, whether it is held; none while the manifest is not.
+        held: Option<Vec<bool>>,
+    },
+    /// A piece was taken in, or refused.
+    Kept {
+        /// Who gave it.
+        from: NodeId,
+        /// Of which snapshot.
+        decree: Decree,
+        /// Which piece.
+        place: u32,
+        /// Whether it was the right one.
+        good: bool,
+    },
+    /// State and sessions are those of this snapshot.
+    Installed(Box<SnapshotCertificate>),
+    /// They are not, and cannot be executed on if they were touched.
+    NotInstalled {
+        /// Which snapshot.
+        decree: Decree,
     },
 }
 
@@ -201,6 +306,26 @@ pub enum Event {
         /// At which checkpoint.
         decree: Decree,
     },
+    /// A snapshot of this learner is certified, or one of others is known to be.
+    SnapshotCertified {
+        /// After which decree it was taken.
+        decree: Decree,
+    },
+    /// No image of the state after this decree could be made: this learner signs and serves no snapshot of it.
+    SnapshotFailed {
+        /// Which decree.
+        decree: Decree,
+    },
+    /// This learner lacks what its peers no longer have in their logs, or has diverged: it receives a snapshot.
+    TransferBegun {
+        /// Which one.
+        decree: Decree,
+    },
+    /// Its state is that of a certified snapshot, and it learns on from there.
+    Installed {
+        /// Which one.
+        decree: Decree,
+    },
 }
 
 /// What was sent again.
@@ -216,6 +341,10 @@ pub enum Again {
     Pull,
     /// A fetch.
     Fetch,
+    /// A claim of a snapshot.
+    Snapshot,
+    /// A question for a snapshot.
+    AskSnapshot,
     /// A vote for a regency.
     Vote,
     /// A gather.
@@ -276,6 +405,12 @@ pub enum Refusal {
     /// A checkpoint or certificate that does not verify.
     #[error("the checkpoint does not verify")]
     BadCheckpoint,
+    /// A snapshot or its certificate that does not verify.
+    #[error("the snapshot does not verify")]
+    BadSnapshot,
+    /// A piece of a snapshot that is not the one that was asked for.
+    #[error("the piece is not the one under the signed root")]
+    WrongChunk,
     /// A body or value that nobody asked for.
     #[error("nobody asked for this")]
     Unasked,
@@ -321,6 +456,8 @@ impl Refusal {
             Refusal::MustSign => "must_sign",
             Refusal::ForeignBundle => "foreign_bundle",
             Refusal::BadCheckpoint => "bad_checkpoint",
+            Refusal::BadSnapshot => "bad_snapshot",
+            Refusal::WrongChunk => "wrong_chunk",
             Refusal::Unasked => "unasked",
             Refusal::Abstaining => "abstaining",
             Refusal::Full => "full",

@@ -25,9 +25,15 @@
 //! | `AckAuth` | acceptor | who doubts | link MAC | for every `NackAuth` |
 //! | `WantSignature` | leader(r) | client | link MAC | when doubted again, at most once per T0/4; for every tagged bundle of a client on signatures |
 //! | `BundleSignature` | client, then the leader | leader; acceptors, proposers | the signature inside | when asked again; when doubted again |
+//! | `Snapshot` | learner | learners | signature (mode C: link MAC) | every T0/4 until a snapshot ≥ s is certified |
+//! | `SnapshotCertificate` | learner | learner that is behind | the signatures inside | for every `Pull` below the log, every `AskSnapshot`, and whatever shows an older one, at most once per T0/4 |
+//! | `AskSnapshot` | learner that diverged, or receives one | learners | link MAC | every T0 until it is installed |
+//! | `FetchChunk` | learner | learner that holds it | link MAC | to another one after T0 |
+//! | `Chunk` | learner | who asked | link MAC; its digest, under the signed root | when asked |
 //!
-//! The six from `Vote` to `Denied` belong to the leader change (PROTOCOL.md sections 3 and 4), the last four to bundles
-//! that some acceptors cannot verify (section 5.1; [`crate::doubt`]).
+//! The six from `Vote` to `Denied` belong to the leader change (PROTOCOL.md sections 3 and 4), the four from `NackAuth` on to bundles
+//! that some acceptors cannot verify (section 5.1; [`crate::doubt`]). The five from `Snapshot` on are the state transfer
+//! (section 5.4; [`crate::snapshot`], [`crate::transfer`]).
 //! A [`Message`] borrows the receive buffer for its small parts; a body is a counted handle to pooled memory.
 
 mod names;
@@ -190,6 +196,31 @@ pub enum Message<'a> {
         /// Not yet checked.
         signature: Signature,
     },
+    /// A learner has a snapshot.
+    Snapshot(SnapshotClaim),
+    /// f+1 learners have the same one; the sender likely holds its chunks.
+    SnapshotCertificate(SnapshotCertificate),
+    /// A learner looks for a snapshot.
+    AskSnapshot {
+        /// After a later decree than this one.
+        above: Decree,
+    },
+    /// A learner asks for a piece of a certified snapshot.
+    FetchChunk {
+        /// Which snapshot.
+        decree: Decree,
+        /// 0 for its manifest, i + 1 for chunk i.
+        place: u32,
+    },
+    /// A piece of a certified snapshot.
+    Chunk {
+        /// Which snapshot.
+        decree: Decree,
+        /// As in `FetchChunk`.
+        place: u32,
+        /// Not yet checked.
+        bytes: Body,
+    },
 }
 
 impl Message<'_> {
@@ -202,8 +233,9 @@ impl Message<'_> {
             1 + low.map_or(0, |certificate| certificate.voices.len())
         };
         match self {
-            Message::Vote(_) | Message::Checkpoint(_) => 1,
+            Message::Vote(_) | Message::Checkpoint(_) | Message::Snapshot(_) => 1,
             Message::Certificate(certificate) => certificate.voices.len(),
+            Message::SnapshotCertificate(certificate) => certificate.voices.len(),
             Message::Proof(proof) | Message::Denied(proof) | Message::Gather { proof, .. } => {
                 proof.votes.len()
             }
@@ -226,6 +258,9 @@ impl Message<'_> {
             | Message::BundleSignature { .. }
             | Message::AskSettled { .. }
             | Message::Settled { .. }
+            | Message::AskSnapshot { .. }
+            | Message::FetchChunk { .. }
+            | Message::Chunk { .. }
             | Message::Replies { .. }
             | Message::Busy { .. } => 0,
         }
@@ -309,6 +344,80 @@ impl Certificate {
                 chain: self.chain,
                 results: voice.results,
             },
+            learner: voice.learner,
+            signature: voice.signature,
+        })
+    }
+}
+
+/// What a learner says at a multiple of S (PROTOCOL.md section 5.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The decree s.
+    pub decree: Decree,
+    /// The digest of the order up to s.
+    pub chain: Digest,
+    /// The digest of the results up to s.
+    pub results: Digest,
+    /// The digest of its manifest, which covers state and sessions.
+    pub root: Digest,
+}
+
+impl Signable for Snapshot {
+    const CONTEXT: Context = Context::Snapshot;
+    fn write_signable(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.decree.0.to_le_bytes());
+        out.extend_from_slice(&self.chain.0);
+        out.extend_from_slice(&self.results.0);
+        out.extend_from_slice(&self.root.0);
+    }
+}
+
+/// A snapshot with the learner that has it. Signed in Byzantine modes; mode C trusts the link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotClaim {
+    /// Which snapshot.
+    pub snapshot: Snapshot,
+    /// Who has it.
+    pub learner: NodeId,
+    /// The proof; all zero in mode C.
+    pub signature: Signature,
+}
+
+/// f+1 learners have the same snapshot, so a correct one has: transferable, and may be installed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotCertificate {
+    /// Which snapshot.
+    pub snapshot: Snapshot,
+    /// The learners, ascending.
+    pub voices: Vec<SnapshotVoice>,
+}
+
+/// One learner's part of a [`SnapshotCertificate`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotVoice {
+    /// Who.
+    pub learner: NodeId,
+    /// Its signature over the whole snapshot; all zero in mode C.
+    pub signature: Signature,
+}
+
+impl SnapshotVoice {
+    /// The voice of a claim.
+    #[must_use]
+    pub fn of(claim: &SnapshotClaim) -> SnapshotVoice {
+        SnapshotVoice {
+            learner: claim.learner,
+            signature: claim.signature,
+        }
+    }
+}
+
+impl SnapshotCertificate {
+    /// The claims that it is made of.
+    pub fn claims(&self) -> impl Iterator<Item = SnapshotClaim> {
+        self.voices.iter().map(|voice| SnapshotClaim {
+            snapshot: self.snapshot,
             learner: voice.learner,
             signature: voice.signature,
         })

@@ -12,6 +12,10 @@ use crate::types::{NodeId, NodeSet, Time};
 /// The most that one peer is served in T0/4, give or take one body. Bytes.
 const SERVED_BYTES_MAX: usize = 16 << 20;
 
+/// The most bytes of snapshots that one peer is served in T0/4, give or take one chunk: less than a link carries, so that ordering goes
+/// on. Bytes.
+const CHUNK_BYTES_MAX: usize = 4 << 20;
+
 /// The most bundles that one peer passes on and gets checked in T0/4: what a correct one says beyond it comes again.
 const RELAYS_MAX: usize = 128;
 
@@ -32,6 +36,11 @@ struct Peer {
     /// What was served to it since `served_since`. Bytes.
     served: usize,
     served_since: Time,
+    /// Bytes of snapshots that it was served since `chunks_since`.
+    chunks: usize,
+    chunks_since: Time,
+    /// When it was told of a snapshot last.
+    offered_at: Option<Time>,
     /// Signatures that it showed since `checked_since`.
     checked: usize,
     checked_since: Time,
@@ -104,6 +113,33 @@ impl Peers {
         let may = peer.served < SERVED_BYTES_MAX;
         if may {
             peer.served += bytes;
+        }
+        may
+    }
+
+    /// Whether this peer may be served so many bytes more of a snapshot.
+    pub fn may_serve_chunk(&mut self, node: NodeId, bytes: usize, now: Time, t0: Duration) -> bool {
+        let Some(peer) = self.peers.get_mut(usize::from(node.0)) else {
+            return false;
+        };
+        if now.since(peer.chunks_since) >= t0 / 4 {
+            (peer.chunks, peer.chunks_since) = (0, now);
+        }
+        let may = peer.chunks < CHUNK_BYTES_MAX;
+        if may {
+            peer.chunks += bytes;
+        }
+        may
+    }
+
+    /// Whether this peer may be told of a snapshot now; if so, it may not again for T0/4.
+    pub fn may_offer(&mut self, node: NodeId, now: Time, t0: Duration) -> bool {
+        let Some(peer) = self.peers.get_mut(usize::from(node.0)) else {
+            return false;
+        };
+        let may = peer.offered_at.is_none_or(|at| now.since(at) >= t0 / 4);
+        if may {
+            peer.offered_at = Some(now);
         }
         may
     }

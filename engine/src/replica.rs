@@ -24,9 +24,11 @@ mod past;
 mod restoring;
 mod retrying;
 mod saying;
+mod snapshotting;
 mod suspecting;
 #[cfg(test)]
 pub(crate) mod testing;
+mod transferring;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -41,6 +43,7 @@ use self::ordering::Proposal;
 pub use self::past::{Contradiction, RestoreError};
 pub use self::restoring::Execute;
 use self::restoring::Waking;
+use self::snapshotting::Snapshots;
 use self::suspecting::Election;
 use crate::acceptor::Acceptor;
 use crate::acks::Acks;
@@ -54,7 +57,7 @@ use crate::log::Log;
 use crate::machine::{Effects, Event, Input, JournalState, Machine, Refusal, To, earlier};
 use crate::message::{
     Certificate, CheckpointClaim, Message, NewRegency, ProofOfLeadership, RegencyVote, Report,
-    Status,
+    SnapshotClaim, Status,
 };
 use crate::peers::{Peers, Readiness};
 use crate::prechecked::{Content, Horizon, Precheck, Prechecked};
@@ -143,6 +146,7 @@ pub struct Replica<R: Rules = Standard> {
     claim: Option<OwnClaim>,
     /// The newest checkpoint that it signed.
     claimed: Decree,
+    snapshots: Snapshots,
     acks: Acks,
     peers: Peers,
 
@@ -177,6 +181,7 @@ enum Say {
     Propose(Regency, Decree, Batch),
     Accepted(Regency, Decree, Value),
     Checkpoint(CheckpointClaim),
+    Snapshot(SnapshotClaim),
     Low(Certificate),
     Vote(Verified<RegencyVote>),
     Report(Box<Signed<Report>>),
@@ -197,6 +202,12 @@ impl Reset for Kept {
 #[derive(Debug)]
 struct Execution {
     executed: Decree,
+    /// What was given to the host; below what is learned only after a snapshot was installed below it.
+    delivered: Decree,
+    /// The digest of the order up to `delivered`, while that is below what is learned.
+    chain: Digest,
+    /// Checkpoints up to here may have been signed for a state that a snapshot took the place of.
+    mended: Decree,
     /// The chain at multiples of K that are learned and not yet executed. At most W/K + 1 entries.
     chains: VecDeque<(Decree, Digest)>,
     diverged: Option<Decree>,
@@ -246,6 +257,10 @@ pub struct ReplicaReport {
     pub executed: Decree,
     /// The checkpoint at which its results stood against the others'.
     pub diverged: Option<Decree>,
+    /// The newest certified snapshot that it holds.
+    pub snapshot: Decree,
+    /// The snapshot that it receives, and how many chunks of how many it holds, if that is known.
+    pub transfer: Option<(Decree, Option<(usize, usize)>)>,
     /// As leader: the highest decree proposed.
     pub proposed: Decree,
     /// As leader: the bundles that wait.
@@ -322,12 +337,16 @@ impl<R: Rules> Replica<R> {
             learner: roles.learner.then(learner),
             execution: Execution {
                 executed: Decree::NONE,
+                delivered: Decree::NONE,
+                chain: Digest::ZERO,
+                mended: Decree::NONE,
                 chains: VecDeque::new(),
                 diverged: None,
             },
             checkpoints: Checkpoints::new(&configuration),
             claim: None,
             claimed: Decree::NONE,
+            snapshots: Snapshots::new(&configuration),
             acks: Acks::new(configuration.learners()),
             peers: Peers::new(&configuration, me),
             recorded: RecordSeq(0),
@@ -404,6 +423,8 @@ impl<R: Rules> Replica<R> {
             chain: self.learner.as_ref().map_or(Digest::ZERO, Learner::chain),
             executed: self.execution.executed,
             diverged: self.execution.diverged,
+            snapshot: self.snapshots.held(),
+            transfer: self.snapshots.transfer(),
             proposed: self
                 .proposer
                 .as_ref()
@@ -414,7 +435,8 @@ impl<R: Rules> Replica<R> {
                 .gate
                 .checked()
                 .plus(self.examiner.checked())
-                .plus(self.checkpoints.checked()),
+                .plus(self.checkpoints.checked())
+                .plus(self.snapshots.checked()),
             peers: others
                 .iter()
                 .map(|node| (node, self.peers.last(node)))
@@ -429,15 +451,13 @@ impl<R: Rules> Replica<R> {
         self.peers.has_spent_checks(node, now, self.tuning.t0)
     }
 
-    /// The highest decree whose records none of its roles needs any more: an acceptor needs those above its low, a learner its whole
-    /// log.
+    /// The highest decree whose records none of its roles needs any more: an acceptor needs those above its low, a learner those
+    /// above the last but one certified snapshot that it holds.
     #[must_use]
     pub fn prunable(&self) -> Decree {
-        if self.learner.is_some() {
-            Decree::NONE
-        } else {
-            self.low
-        }
+        let log = self.learner.as_ref().map(|_| self.snapshots.covered());
+        let votes = self.acceptor.as_ref().map(|_| self.low);
+        log.into_iter().chain(votes).min().unwrap_or(self.low)
     }
 
     /// What makes checks for it on another loop.
@@ -638,6 +658,16 @@ impl<R: Rules> Replica<R> {
                 bundle,
                 signature,
             } => self.take_signature(Party::Node(from), (client, bundle), signature, step),
+            Message::Snapshot(claim) if claim.learner == from => self.take_snapshot(claim, step),
+            Message::Snapshot(_) => Err(Refusal::BadSnapshot),
+            Message::SnapshotCertificate(certificate) => self.take_offer(from, certificate, step),
+            Message::AskSnapshot { above } => self.take_ask_snapshot(from, above, step),
+            Message::FetchChunk { decree, place } => self.serve_chunk(from, decree, place, step),
+            Message::Chunk {
+                decree,
+                place,
+                bytes,
+            } => self.take_chunk(from, decree, place, bytes, step),
             Message::Replies { .. } | Message::Busy { .. } | Message::WantSignature { .. } => {
                 Err(Refusal::Role)
             }
@@ -650,6 +680,7 @@ impl<R: Rules> Replica<R> {
         self.acknowledge(step);
         self.say_again(step);
         self.pull_if_due(step);
+        self.transfer_on(step);
         if self.status_at <= step.now {
             self.say_status(step);
         }
@@ -689,6 +720,7 @@ impl<R: Rules> Machine for Replica<R> {
             Input::Settled { asker, names } => step
                 .fx
                 .send(To::Nodes(NodeSet::one(asker)), &Message::Settled { names }),
+            Input::Snapshot(news) => self.take_news(news, step),
             Input::Journal(state) => self.journal = state,
             Input::Tick => self.tick(step),
         }
@@ -719,6 +751,7 @@ impl<R: Rules> Machine for Replica<R> {
             doubts,
             self.told.due,
             self.pull.at,
+            self.snapshots.deadline(self.tuning.t0),
         ]
         .into_iter()
         .fold(Some(self.status_at), earlier)

@@ -1,6 +1,6 @@
 //! How many signatures a node made and checked, by what they stand under.
 //!
-//! The common path has none: under steady load only `checkpoints` moves, every K decrees, and `bundles` if clients sign
+//! The common path has none: under steady load only `checkpoints` moves, every K decrees, `snapshots`, every S, and `bundles` if clients sign
 //! (PROTOCOL.md sections 3 and 5). Numbers that move otherwise mean a leader change, or somebody who makes this node check.
 
 use std::cell::Cell;
@@ -20,6 +20,9 @@ pub struct Signatures {
     pub vouchers: u64,
     /// Checkpoints, in claims and in certificates.
     pub checkpoints: u64,
+    /// Snapshots, in claims and in certificates.
+    #[serde(default)]
+    pub snapshots: u64,
     /// Bundles of clients.
     pub bundles: u64,
 }
@@ -34,9 +37,10 @@ impl Signatures {
             reports,
             vouchers,
             checkpoints,
+            snapshots,
             bundles,
         } = self;
-        votes + proofs + reports + vouchers + checkpoints + bundles
+        votes + proofs + reports + vouchers + checkpoints + snapshots + bundles
     }
 
     /// The sum of two counts.
@@ -48,6 +52,7 @@ impl Signatures {
             reports: self.reports + other.reports,
             vouchers: self.vouchers + other.vouchers,
             checkpoints: self.checkpoints + other.checkpoints,
+            snapshots: self.snapshots + other.snapshots,
             bundles: self.bundles + other.bundles,
         }
     }

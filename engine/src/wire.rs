@@ -32,12 +32,19 @@
 //! | 23 | `AckAuth` | regency u64 · decree u64 · bundle digest |
 //! | 24 | `WantSignature` | regency u64 · bundle digest |
 //! | 25 | `BundleSignature` | client · bundle digest · signature |
+//! | 32 | `Snapshot` | snapshot · learner u16 · signature |
+//! | 33 | `SnapshotCertificate` | snapshot certificate |
+//! | 34 | `AskSnapshot` | above u64 |
+//! | 35 | `FetchChunk` | decree u64 · place u32 |
+//! | 36 | `Chunk` | decree u64 · place u32 · *chunk* |
 //!
 //! | part | fields |
 //! |---|---|
 //! | *slanted* | length u32 · bytes |
 //! | certificate | decree u64 · chain · count u16 · voice … (ascending by learner) |
 //! | voice | learner u16 · results · signature |
+//! | snapshot | decree u64 · chain · results · root |
+//! | snapshot certificate | snapshot · count u16 · (learner u16 · signature) … (ascending by learner) |
 //! | regency vote | signer u16 · regency u64 · signature |
 //! | proof | count u16 · regency vote … (ascending by signer) |
 //! | signed report | signer u16 · report · signature |
@@ -59,6 +66,7 @@ mod cursor;
 mod doubts;
 mod proofs;
 mod replies;
+mod snapshots;
 
 use std::ops::Range;
 
@@ -68,6 +76,7 @@ pub use crate::message::WireError;
 pub use bounds::Bounds;
 pub use proofs::write_report;
 pub use replies::{reply_bytes, write_reply};
+pub use snapshots::{read_snapshot_certificate, write_snapshot_certificate};
 
 use crate::batch;
 use crate::message::{Message, NAME_BYTES, ReplyEntries, RequestNames, Status, Values};
@@ -100,6 +109,11 @@ const NACK_AUTH: u8 = 22;
 const ACK_AUTH: u8 = 23;
 const WANT_SIGNATURE: u8 = 24;
 const BUNDLE_SIGNATURE: u8 = 25;
+const SNAPSHOT: u8 = 32;
+const SNAPSHOT_CERTIFICATE: u8 = 33;
+const ASK_SNAPSHOT: u8 = 34;
+const FETCH_CHUNK: u8 = 35;
+const CHUNK: u8 = 36;
 
 /// Appends the bytes of `message` to `out`; nothing else is allocated.
 ///
@@ -121,6 +135,7 @@ pub fn encode_head<'m>(message: &'m Message<'_>, out: &mut Vec<u8>) -> &'m [u8] 
     let rest: &[u8] = match message {
         Message::Submit { bundle, .. } => bundle,
         Message::Propose { body, .. } | Message::Fetched { body, .. } => body,
+        Message::Chunk { bytes, .. } => bytes,
         _ => &[],
     };
     match message {
@@ -222,6 +237,11 @@ pub fn encode_head<'m>(message: &'m Message<'_>, out: &mut Vec<u8>) -> &'m [u8] 
         | Message::AckAuth { .. }
         | Message::WantSignature { .. }
         | Message::BundleSignature { .. } => doubts::write(message, out),
+        Message::Snapshot(_)
+        | Message::SnapshotCertificate(_)
+        | Message::AskSnapshot { .. }
+        | Message::FetchChunk { .. }
+        | Message::Chunk { .. } => snapshots::write(message, out),
     }
     rest
 }
@@ -282,6 +302,8 @@ pub fn shows_signatures(bytes: &[u8]) -> bool {
         REPORT,
         NEW_REGENCY,
         DENIED,
+        SNAPSHOT,
+        SNAPSHOT_CERTIFICATE,
     ];
     bytes.first().is_some_and(|tag| signed.contains(tag))
 }
@@ -361,6 +383,7 @@ fn read_message<'a>(
             names: read_names(reader)?,
         },
         tag @ NACK_AUTH..=BUNDLE_SIGNATURE => doubts::read(tag, reader)?,
+        tag @ SNAPSHOT..=CHUNK => snapshots::read(tag, reader, pool, bounds)?,
         tag => return Err(WireError::Tag(tag)),
     })
 }

@@ -105,6 +105,19 @@ pub fn message(message: &Message<'_>) -> String {
         } => format!("AckAuth r{regency} d{decree}"),
         Message::WantSignature { regency, .. } => format!("WantSignature r{regency}"),
         Message::BundleSignature { .. } => "BundleSignature".to_owned(),
+        Message::Snapshot(claim) => format!("Snapshot d{}", claim.snapshot.decree),
+        Message::SnapshotCertificate(certificate) => format!(
+            "SnapshotCertificate d{} of {} voices",
+            certificate.snapshot.decree,
+            certificate.voices.len()
+        ),
+        Message::AskSnapshot { above } => format!("AskSnapshot above d{above}"),
+        Message::FetchChunk { decree, place } => format!("FetchChunk d{decree} #{place}"),
+        Message::Chunk {
+            decree,
+            place,
+            bytes,
+        } => format!("Chunk d{decree} #{place} of {} B", bytes.len()),
     }
 }
 
@@ -137,6 +150,11 @@ pub fn kind(message: &Message<'_>) -> &'static str {
         Message::AckAuth { .. } => "AckAuth",
         Message::WantSignature { .. } => "WantSignature",
         Message::BundleSignature { .. } => "BundleSignature",
+        Message::Snapshot(_) => "Snapshot",
+        Message::SnapshotCertificate(_) => "SnapshotCertificate",
+        Message::AskSnapshot { .. } => "AskSnapshot",
+        Message::FetchChunk { .. } => "FetchChunk",
+        Message::Chunk { .. } => "Chunk",
     }
 }
 
@@ -226,6 +244,10 @@ pub fn event(event: &Event) -> String {
         ),
         Event::SentAgain(what) => format!("said again: {what:?}"),
         Event::Diverged { decree } => format!("diverged at {decree}"),
+        Event::SnapshotCertified { decree } => format!("knows a certified snapshot of d{decree}"),
+        Event::SnapshotFailed { decree } => format!("has no snapshot of d{decree}"),
+        Event::TransferBegun { decree } => format!("receives the snapshot of d{decree}"),
+        Event::Installed { decree } => format!("installed the snapshot of d{decree}"),
     }
 }
 

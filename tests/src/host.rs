@@ -13,6 +13,7 @@ use twostep_engine::machine::{Effects, Event, Machine, Question, Record, To};
 use twostep_engine::message::Message;
 use twostep_engine::record::OwnedRecord;
 use twostep_engine::replica::Standing;
+use twostep_engine::snapshot::Keeper;
 use twostep_engine::types::{Decree, NodeId, RecordSeq, Time};
 use twostep_engine::wire;
 use twostep_net::pool::{Body, Pool};
@@ -21,6 +22,7 @@ use crate::checkers::Finding;
 use crate::checkers::said::SaidChecker;
 use crate::describe;
 use crate::disk::Disk;
+use crate::shelf::Shelf;
 
 /// One node.
 pub struct Host {
@@ -28,6 +30,12 @@ pub struct Host {
     pub machine: Option<Box<dyn Machine>>,
     /// Applies what the machine delivers; taken out only while it executes.
     pub executor: Option<Executor<KeyValue>>,
+    /// Keeps its snapshots.
+    pub keeper: Keeper,
+    /// Where they lie.
+    pub shelf: Shelf,
+    /// Whether its state was damaged, and it has not installed another one since.
+    pub corrupt: bool,
     /// Keeps what the machine stores.
     pub disk: Disk,
     /// Delivered and not yet executed.

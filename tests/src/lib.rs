@@ -31,6 +31,7 @@ pub mod random;
 pub mod rules;
 pub mod runner;
 pub mod script;
+pub mod shelf;
 pub mod topology;
 pub mod trace;
 pub mod workload;

@@ -168,6 +168,11 @@ pub enum FaultKind {
         /// When they start again.
         after: Duration,
     },
+    /// The state of a learner is damaged, and it does not know: a state machine that is not deterministic, a bit of memory.
+    Corrupt {
+        /// Which one.
+        node: NodeId,
+    },
     /// Messages from one side to the other are lost for a while.
     Cut {
         /// Who is not heard.
@@ -237,9 +242,11 @@ impl Plan {
             delay_max_ns: links.delay_max_ns * random.below(3),
             hang_per_mille: if random.chance(250) { 5 } else { 0 },
         };
+        let apart = &mut Random::fork(seed, "snapshots");
         let tuning = Tuning {
             t0,
             in_flight_max: random.between(1, 16),
+            log_decrees_max: *apart.pick(&[1 << 20, 64, 1]),
             ..Tuning::default()
         };
         let clients = ClientPlan {
@@ -256,7 +263,10 @@ impl Plan {
             },
             put_per_mille: *random.pick(&[0, 50, 300]),
         };
-        let faults = faults(random, frame, topology, t0);
+        let mut faults = faults(random, frame, topology, t0);
+        if frame.model == FaultModel::Fab {
+            damage(apart, frame, topology, &mut faults);
+        }
         Plan {
             model: frame.model,
             f: frame.f,
@@ -417,6 +427,26 @@ fn faults(random: &mut Random, frame: &Frame, topology: Topology, t0: Duration) 
     faults
 }
 
+/// A node that comes back with its disk does not count among the f.
+fn is_borne(fault: &Fault) -> bool {
+    let comes_back = |fate, rejoin: Option<Duration>| fate != Fate::AllLost && rejoin.is_some();
+    matches!(fault.what, FaultKind::Crash { fate, rejoin_after, .. } if comes_back(fate, rejoin_after))
+}
+
+/// A quarter of the learners that would stop have their state damaged instead. In mode C that is beyond the bound.
+fn damage(random: &mut Random, frame: &Frame, topology: Topology, faults: &mut [Fault]) {
+    let roles = roles(frame.model, frame.f, topology);
+    for fault in faults {
+        if let FaultKind::Crash { node, .. } = fault.what
+            && roles[usize::from(node.0)].learner
+            && !is_borne(fault)
+            && random.chance(250)
+        {
+            fault.what = FaultKind::Corrupt { node };
+        }
+    }
+}
+
 /// Up to f acceptors and up to f learners; the leader of regency 0 only if asked for.
 /// A proposer may stop as well where it has no other role: it is not needed.
 fn victims(random: &mut Random, frame: &Frame, roles: &[Roles]) -> Vec<usize> {
@@ -452,12 +482,6 @@ fn victims(random: &mut Random, frame: &Frame, roles: &[Roles]) -> Vec<usize> {
 mod tests {
     use super::*;
 
-    /// A node that comes back with its disk does not count among the f.
-    fn is_borne(fault: &Fault) -> bool {
-        let comes_back = |fate, rejoin: Option<Duration>| fate != Fate::AllLost && rejoin.is_some();
-        matches!(fault.what, FaultKind::Crash { fate, rejoin_after, .. } if comes_back(fate, rejoin_after))
-    }
-
     #[test]
     fn the_same_seed_draws_the_same_plan() {
         let options = SimOptions::default();
@@ -489,7 +513,9 @@ mod tests {
                 let crashed = |role: fn(&twostep_engine::configuration::Roles) -> bool| {
                     let of = |fault: &&Fault| match fault.what {
                         _ if is_borne(fault) => false,
-                        FaultKind::Crash { node, .. } => role(&roles[usize::from(node.0)]),
+                        FaultKind::Crash { node, .. } | FaultKind::Corrupt { node } => {
+                            role(&roles[usize::from(node.0)])
+                        }
                         FaultKind::Blackout { .. }
                         | FaultKind::Cut { .. }
                         | FaultKind::Leader { .. } => false,

@@ -20,7 +20,7 @@
 //!
 //! | command | what it does |
 //! |---|---|
-//! | `cluster fab\|crash f= roles=separate\|shared W= K= T0= retry= clients= pipeline=` | makes the world; T0 and the client's first retry (2·T0 unless said) in units |
+//! | `cluster fab\|crash f= roles=separate\|shared W= K= S= log= T0= retry= clients= pipeline=` | makes the world; T0 and the client's first retry (2·T0 unless said) in units; no snapshots unless S is said, `log` decrees are kept for others |
 //! | `open` | runs until all sessions are open; prints only that |
 //! | `call c0 3` | a client makes so many calls |
 //! | `run 4` | time passes: so many units, the moment at their end included |
@@ -183,6 +183,7 @@ impl Stage {
             _ => return Err("the modes are fab and crash".to_owned()),
         };
         let (mut f, mut topology, mut limits) = (1, Topology::Separate, Limits::default());
+        let (mut every, mut log) = (None, None);
         let (mut t0, mut retry, mut clients, mut pipeline) = (100, None, 1, 1);
         for setting in settings {
             let (name, value) = setting.split_once('=').ok_or("settings are name=value")?;
@@ -192,6 +193,8 @@ impl Stage {
                 "roles" if value == "shared" => topology = Topology::Shared,
                 "W" => limits.window = number(value)?,
                 "K" => limits.checkpoint_every = number(value)?,
+                "S" => every = Some(number(value)?),
+                "log" => log = Some(small(value)?),
                 "T0" => t0 = number(value)?,
                 "retry" => retry = Some(number(value)?),
                 "clients" => clients = small(value)?,
@@ -199,10 +202,11 @@ impl Stage {
                 _ => return Err(format!("no such setting: {setting}")),
             }
         }
-        limits.snapshot_every = limits.checkpoint_every;
+        limits.snapshot_every = every.unwrap_or(limits.checkpoint_every << 20);
         let mut plan = Plan::unit(model, f, topology, UNIT_NS);
         plan.limits = limits;
         plan.tuning.t0 = Duration::from_nanos(t0 * UNIT_NS);
+        plan.tuning.log_decrees_max = log.unwrap_or(plan.tuning.log_decrees_max);
         plan.clients.count = clients;
         plan.clients.pipeline = pipeline;
         plan.clients.retry = Duration::from_nanos(retry.unwrap_or(t0 * 2) * UNIT_NS);

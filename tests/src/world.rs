@@ -12,6 +12,7 @@ mod clients;
 mod faults;
 mod nodes;
 mod queue;
+mod snapshots;
 mod watching;
 mod work;
 
@@ -23,9 +24,11 @@ use twostep_engine::configuration::Configuration;
 use twostep_engine::executor::Executor;
 use twostep_engine::key_value::KeyValue;
 use twostep_engine::machine::{Event, Machine};
+use twostep_engine::message::Checkpoint;
 use twostep_engine::record::OwnedRecord;
 use twostep_engine::replica::{Execute, Replica, RestoreError, Setup, Standing};
-use twostep_engine::types::{ClientId, Decree, NodeId, NodeSet, Regency, Time};
+use twostep_engine::snapshot::Keeper;
+use twostep_engine::types::{ClientId, Decree, Digest, NodeId, NodeSet, Regency, Time};
 use twostep_engine::wire::Bounds;
 use twostep_net::pool::{Body, Pool};
 
@@ -42,6 +45,7 @@ use crate::host::{Host, Wish};
 use crate::network::{End, Network};
 use crate::plan::{Fault, Plan};
 use crate::random::Random;
+use crate::shelf::Shelf;
 use crate::topology::{Classes, client_identity, configuration, roles};
 use crate::trace::Trace;
 
@@ -62,10 +66,11 @@ pub trait Cast {
     fn restored(
         &self,
         setup: Setup,
+        base: Option<&Checkpoint>,
         records: Vec<OwnedRecord>,
         execute: Execute<'_>,
     ) -> Result<Box<dyn Machine>, RestoreError> {
-        Ok(Box::new(Replica::restore(setup, None, records, execute)?))
+        Ok(Box::new(Replica::restore(setup, base, records, execute)?))
     }
 
     /// The executor of a node.
@@ -109,6 +114,7 @@ pub struct World<'c> {
     client_places: BTreeMap<ClientId, usize>,
     network: Network,
     execution: Random,
+    keeping: Random,
     faults: Vec<Fault>,
     intercepts: Vec<Intercept>,
     rejoining: usize,
@@ -117,6 +123,14 @@ pub struct World<'c> {
     order: OrderChecker,
     said: SaidChecker,
     history: HistoryChecker,
+    /// The digest of the state at multiples of S, by the first correct learner that executed so far.
+    states: BTreeMap<Decree, Digest>,
+    /// Nodes whose state was damaged at some time.
+    damaged: NodeSet,
+    /// How many snapshots were installed.
+    installed: u64,
+    /// The newest certified snapshot that any node knows of.
+    snapshot: Decree,
     byzantine: NodeSet,
     /// Regencies above 0 that some correct node entered.
     regencies: BTreeSet<Regency>,
@@ -210,6 +224,7 @@ impl<'c> World<'c> {
             clients,
             network: Network::new(plan.links, Random::fork(seed, "network")),
             execution: Random::fork(seed, "execution"),
+            keeping: Random::fork(seed, "keeping"),
             faults: plan.faults.clone(),
             intercepts: Vec::new(),
             rejoining: 0,
@@ -218,6 +233,10 @@ impl<'c> World<'c> {
             order: OrderChecker::new(roles.len()),
             said: SaidChecker::new(&roles, classes, plan.limits.window, cast.byzantine()),
             history,
+            states: BTreeMap::new(),
+            damaged: NodeSet::EMPTY,
+            installed: 0,
+            snapshot: Decree::NONE,
             byzantine: cast.byzantine(),
             regencies: BTreeSet::new(),
             work: Work::default(),
@@ -238,9 +257,13 @@ impl<'c> World<'c> {
                 world.plan.syncs,
                 Random::fork(seed, &format!("disk {}", node.0)),
             );
+            let shelf = Shelf::default();
             let host = Host {
                 machine: Some(cast.machine(world.setup(node, Standing::Born))),
                 executor: Some(cast.executor(&world.configuration)),
+                keeper: Keeper::new(&world.configuration, Box::new(shelf.clone())),
+                shelf,
+                corrupt: false,
                 disk,
                 backlog: VecDeque::new(),
                 tick_at: None,
@@ -334,7 +357,9 @@ impl<'c> World<'c> {
                 node,
                 run,
                 question,
-            } => self.asked(node, run, &question),
+            } => self.asked(node, run, question),
+            Happening::Keep { node, run } => self.keep(node, run),
+            Happening::Install { node, run, install } => self.install(node, run, install),
             Happening::Tick { node, run } => self.tick(node, run),
             Happening::Turn { client } => self.turn(client),
             Happening::Rejoin { node } => self.rejoin(node),

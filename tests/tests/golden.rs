@@ -14,8 +14,8 @@ use twostep_engine::batch::{
 use twostep_engine::configuration::{Admission, Configuration, Limits, Member, Roles};
 use twostep_engine::message::{
     Certificate, Checkpoint, CheckpointClaim, Message, NewRegency, Outcome, ProofOfLeadership,
-    RegencyVote, Reply, ReplyEntries, Report, ReportedVote, RequestNames, Status, Values, Voice,
-    WireError,
+    RegencyVote, Reply, ReplyEntries, Report, ReportedVote, RequestNames, Snapshot,
+    SnapshotCertificate, SnapshotClaim, SnapshotVoice, Status, Values, Voice, WireError,
 };
 use twostep_engine::quorum::FaultModel;
 use twostep_engine::types::{ClientId, Decree, Digest, NodeId, Regency, Seq, SessionId, Value};
@@ -111,7 +111,7 @@ const HEADER: &str = "\
 ";
 
 /// How many kinds of messages there are.
-const KINDS: usize = 25;
+const KINDS: usize = 30;
 
 /// Without a wildcard, so that a new message does not compile until it has a number here, and then needs a pin.
 fn kind(message: &Message<'_>) -> usize {
@@ -141,6 +141,11 @@ fn kind(message: &Message<'_>) -> usize {
         Message::AckAuth { .. } => 22,
         Message::WantSignature { .. } => 23,
         Message::BundleSignature { .. } => 24,
+        Message::Snapshot(_) => 25,
+        Message::SnapshotCertificate(_) => 26,
+        Message::AskSnapshot { .. } => 27,
+        Message::FetchChunk { .. } => 28,
+        Message::Chunk { .. } => 29,
     }
 }
 
@@ -182,6 +187,10 @@ fn all_pins() -> Vec<(String, Vec<u8>)> {
     pin(
         "signable.checkpoint",
         &signable(&|out| checkpoint().write_signable(out)),
+    );
+    pin(
+        "signable.snapshot",
+        &signable(&|out| snapshot().write_signable(out)),
     );
     pin(
         "signable.vote",
@@ -406,7 +415,56 @@ fn messages<'a>(replies: &'a [u8], names: &'a [u8]) -> Vec<(&'static str, Messag
                 signature: Signature([0x87; 64]),
             },
         ),
+        (
+            "snapshot",
+            Message::Snapshot(SnapshotClaim {
+                snapshot: snapshot(),
+                learner: NodeId(3),
+                signature: Signature([0x88; 64]),
+            }),
+        ),
+        (
+            "snapshot_certificate",
+            Message::SnapshotCertificate(SnapshotCertificate {
+                snapshot: snapshot(),
+                voices: vec![
+                    SnapshotVoice {
+                        learner: NodeId(1),
+                        signature: Signature([0x89; 64]),
+                    },
+                    SnapshotVoice {
+                        learner: NodeId(2),
+                        signature: Signature([0x8a; 64]),
+                    },
+                ],
+            }),
+        ),
+        ("ask_snapshot", Message::AskSnapshot { above: decree }),
+        (
+            "fetch_chunk",
+            Message::FetchChunk {
+                decree,
+                place: 0x0708,
+            },
+        ),
+        (
+            "chunk",
+            Message::Chunk {
+                decree,
+                place: 0x0708,
+                bytes: Body::from_static(b"a chunk"),
+            },
+        ),
     ]
+}
+
+fn snapshot() -> Snapshot {
+    Snapshot {
+        decree: Decree(0x0b0c),
+        chain: digest(0x90),
+        results: digest(0x91),
+        root: digest(0x92),
+    }
 }
 
 /// An Open and an operation.

@@ -7,7 +7,7 @@ use twostep_crypto::{Party, Signature, Signed};
 use twostep_engine::message::{
     Certificate, Checkpoint, CheckpointClaim, Message, NAME_BYTES, NewRegency, Outcome,
     ProofOfLeadership, RegencyVote, Reply, ReplyEntries, Report, ReportedVote, RequestNames,
-    Status, Values, Voice, WireError,
+    Snapshot, SnapshotCertificate, SnapshotClaim, SnapshotVoice, Status, Values, Voice, WireError,
 };
 use twostep_engine::tracking::TRACKED_MAX;
 use twostep_engine::types::{ClientId, Decree, Digest, NodeId, Regency, Seq, SessionId, Value};
@@ -25,7 +25,7 @@ const BOUNDS: Bounds = Bounds {
     reply_bytes_max: 40,
 };
 
-const KINDS: usize = 25;
+const KINDS: usize = 30;
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
@@ -85,7 +85,7 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_are_an_error_or_the_one_encoding_of_something(tag in 0..=22u8, tail in vec(any::<u8>(), 0..400)) {
+    fn arbitrary_bytes_are_an_error_or_the_one_encoding_of_something(tag in 0..=40u8, tail in vec(any::<u8>(), 0..400)) {
         let bytes = [&[tag], tail.as_slice()].concat();
         if let Ok(message) = read(&bytes) {
             if let Message::Replies { entries, .. } = &message {
@@ -737,7 +737,45 @@ impl Parts {
                 bundle: value.0,
                 signature: self.claim.signature,
             },
+            25 => Message::Snapshot(SnapshotClaim {
+                snapshot: self.snapshot(),
+                learner: self.claim.learner,
+                signature: self.claim.signature,
+            }),
+            26 => Message::SnapshotCertificate(SnapshotCertificate {
+                snapshot: self.snapshot(),
+                voices: self
+                    .certificate
+                    .voices
+                    .iter()
+                    .map(|voice| SnapshotVoice {
+                        learner: voice.learner,
+                        signature: voice.signature,
+                    })
+                    .collect(),
+            }),
+            27 => Message::AskSnapshot { above: decree },
+            28 => Message::FetchChunk {
+                decree,
+                place: number,
+            },
+            29 => Message::Chunk {
+                decree,
+                place: number,
+                bytes: body(),
+            },
             _ => unreachable!("there are {KINDS} kinds"),
+        }
+    }
+}
+
+impl Parts {
+    fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            decree: self.decree,
+            chain: self.value.0,
+            results: self.claim.checkpoint.results,
+            root: self.claim.checkpoint.chain,
         }
     }
 }

@@ -34,6 +34,7 @@
 //! | [`records`] | what is read back |
 //! | [`opened`] | a journal that is open |
 //! | [`appender`] | writes entries behind those that are there, without threads and time |
+//! | [`snapshots`] | a store of snapshots in a folder |
 //! | [`writer`] | the thread that makes records durable, in groups |
 //! | [`recorder`] | what the node's loop has of it |
 
@@ -59,6 +60,7 @@ pub mod records;
 pub mod scan;
 pub mod segment;
 mod shared;
+pub mod snapshots;
 pub mod writer;
 
 pub use error::JournalError;

@@ -8,9 +8,12 @@
 //! | one, and the node has run without it (`durability = "memory"`) | what it promised then is forgotten: a lost disk |
 //! | a damaged one, another node's, or a later program's | it stops, and says what to do; nothing of the journal is used |
 //!
+//! Snapshots lie beside the journal, which holds what was learned above them.
+//!
 //! Only [`testnet`](super::testnet) makes a journal that a node is born with (PROTOCOL.md section 5.5).
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use tracing::{info, warn};
@@ -20,22 +23,31 @@ use crate::executor::Executor;
 use crate::journal::faults::{DiskFaultHandle, FaultyFolder};
 use crate::journal::folder::{DiskFolder, Folder};
 use crate::journal::record::Reading;
+use crate::journal::snapshots::FolderStore;
 use crate::journal::{Journal, JournalError, Shape};
+use crate::machine::SnapshotTask;
+use crate::message::{Checkpoint, Snapshot};
 use crate::node::NodeError;
 use crate::node::birth::STARTED_FILE;
 use crate::node::tunables::NodeOptions;
+use crate::record::OwnedRecord;
 use crate::replica::{Replica, RestoreError, Setup, Standing};
+use crate::snapshot::{Keeper, chunk_bytes};
 use crate::state_machine::StateMachine;
-use crate::types::NodeId;
+use crate::types::{Decree, NodeId};
 
 /// The folder of the journal in a node's folder.
 pub const JOURNAL_FOLDER: &str = "journal";
+/// The folder of the snapshots in a node's folder.
+pub const SNAPSHOTS_FOLDER: &str = "snapshots";
 
 /// A journal that was opened, and what it says of the node.
 pub(super) struct Durable {
     path: PathBuf,
     pub journal: Journal,
     pub standing: Standing,
+    /// The files of snapshots.
+    snapshots: Arc<dyn Folder>,
     /// Steers the faults of its disk; none where faults are not allowed.
     pub faults: Option<DiskFaultHandle>,
 }
@@ -50,19 +62,12 @@ impl Durable {
     ) -> Result<Durable, JournalError> {
         let path = folder.join(JOURNAL_FOLDER);
         let shape = shape(configuration, node, options);
-        let files = DiskFolder::create(&path).map_err(|source| JournalError::Io {
-            path: path.clone(),
-            doing: "open",
-            source,
-        })?;
         let faults = options.faults.then(DiskFaultHandle::new);
-        let files: std::sync::Arc<dyn Folder> = match &faults {
-            Some(handle) => {
-                handle.set(options.disk_faults.0);
-                FaultyFolder::new(files, handle.clone())
-            }
-            None => files,
-        };
+        if let Some(handle) = &faults {
+            handle.set(options.disk_faults.0);
+        }
+        let files = open_folder(&path, faults.as_ref())?;
+        let snapshots = open_folder(&folder.join(SNAPSHOTS_FOLDER), faults.as_ref())?;
         let Some(journal) = Journal::open(files.clone(), shape)? else {
             warn!(
                 "{}: no journal, so this node has lost its disk; the journal of a new node is made by `twostep testnet`",
@@ -72,6 +77,7 @@ impl Durable {
                 path,
                 journal: Journal::create(files, shape, false)?,
                 standing: Standing::LostDisk,
+                snapshots,
                 faults,
             });
         };
@@ -98,31 +104,67 @@ impl Durable {
                 Standing::LostDisk
             },
             journal,
+            snapshots,
             faults,
         })
     }
 
-    /// The replica that the journal tells of; what was learned is executed again. `cluster` is the file that lists the clients.
+    /// The keeper of the snapshots on disk.
+    pub fn keeper(&self, configuration: &Configuration) -> Keeper {
+        let chunk_bytes = chunk_bytes(configuration.limits());
+        let store = FolderStore::new(Arc::clone(&self.snapshots), chunk_bytes);
+        Keeper::new(configuration, Box::new(store))
+    }
+
+    /// The replica that the journal tells of. The executor takes up the newest sound snapshot; what was learned above it is
+    /// executed again. `cluster` is the file that lists the clients.
+    ///
+    /// Where snapshots are damaged or gone, what was learned behind a gap is left out: the learner learns it again from others.
     pub fn restore<S: StateMachine>(
         &self,
         setup: Setup,
         executor: &mut Executor<S>,
+        keeper: &mut Keeper,
         cluster: &Path,
     ) -> Result<Replica, NodeError> {
         let begun = Instant::now();
         let reading = Reading::new(&setup.configuration, setup.pool.clone());
         let mut records = self.journal.records(reading);
         let mut wrong = None;
-        let sound = std::iter::from_fn(|| match records.next()? {
-            Ok(record) => Some(record),
-            Err(error) => {
-                wrong = Some(error);
-                None
+        let base = take_up(executor, keeper);
+        let mut learned = base.map_or(Decree::NONE, |base| base.decree);
+        let mut left_out = 0_u64;
+        let sound = std::iter::from_fn(|| {
+            loop {
+                match records.next()? {
+                    Ok(OwnedRecord::Learned { decree, .. }) if decree > learned.next() => {
+                        left_out += 1;
+                    }
+                    Ok(record) => {
+                        if let OwnedRecord::Learned { decree, .. } = record {
+                            learned = learned.max(decree);
+                        }
+                        return Some(record);
+                    }
+                    Err(error) => {
+                        wrong = Some(error);
+                        return None;
+                    }
+                }
             }
         });
-        let restored = Replica::restore(setup, None, sound, &mut |decree, batch| {
-            executor.execute(decree, batch).results
+        let restored = Replica::restore(setup, base.as_ref(), sound, &mut |decree, batch| {
+            let results = executor.execute(decree, batch).results;
+            if let Some(image) = executor.take_image() {
+                keeper.image(image);
+            }
+            results
         });
+        if left_out > 0 {
+            warn!(
+                "{left_out} learned decrees stand above a snapshot that is damaged or gone: this node learns from others again"
+            );
+        }
         if let Some(error) = wrong {
             return Err(error.into());
         }
@@ -145,6 +187,48 @@ impl Durable {
         );
         Ok(replica)
     }
+}
+
+/// Lets the executor take up the newest sound snapshot, if there is one.
+fn take_up<S: StateMachine>(executor: &mut Executor<S>, keeper: &mut Keeper) -> Option<Checkpoint> {
+    loop {
+        let (certificate, mut source) = keeper.newest()?;
+        let Snapshot {
+            decree,
+            chain,
+            results,
+            ..
+        } = certificate.snapshot;
+        match executor.install(&certificate.snapshot, &mut *source) {
+            Ok(()) => {
+                info!("the state begins at the snapshot after decree {decree}");
+                return Some(Checkpoint {
+                    decree,
+                    chain,
+                    results,
+                });
+            }
+            Err(error) => {
+                warn!("the snapshot after decree {decree} cannot be taken up: {error}");
+                keeper.perform(SnapshotTask::Discard { decree });
+            }
+        }
+    }
+}
+
+fn open_folder(
+    path: &Path,
+    faults: Option<&DiskFaultHandle>,
+) -> Result<Arc<dyn Folder>, JournalError> {
+    let files = DiskFolder::create(path).map_err(|source| JournalError::Io {
+        path: path.to_owned(),
+        doing: "open",
+        source,
+    })?;
+    Ok(match faults {
+        Some(handle) => FaultyFolder::new(files, handle.clone()),
+        None => files,
+    })
 }
 
 /// Makes the journal of a node that has never run.

@@ -137,7 +137,9 @@ pub(super) struct EventCounts {
     records: u64,
     regencies: u64,
     doubts: u64,
-    sent_again: [u64; 7],
+    snapshots: u64,
+    installed: u64,
+    sent_again: [u64; 9],
 }
 
 /// The sink of one step.
@@ -224,13 +226,31 @@ impl<L: Links> Effects for Sink<'_, L> {
             Event::SentAgain(again) => counts.sent_again[place(again)] += 1,
             Event::Diverged { decree } => error!(
                 "DIVERGED at decree {decree}: the results differ from those of other learners; this node executes and \
-                 answers no more. Its state machine is not deterministic, or its memory is damaged"
+                 answers no more until it has installed a certified snapshot. Its state machine is not deterministic, \
+                 or its memory is damaged"
             ),
+            Event::SnapshotCertified { decree } => {
+                counts.snapshots += 1;
+                debug!("the snapshot after decree {decree} is certified");
+            }
+            Event::SnapshotFailed { decree } => warn!(
+                "no snapshot after decree {decree}: the one before is still under way, or there is no room; if this goes on, \
+                 raise snapshot_every of the cluster or the room for snapshots"
+            ),
+            Event::TransferBegun { decree } => {
+                warn!(
+                    "what this node lacks is in no log any more: receiving the snapshot after decree {decree}"
+                );
+            }
+            Event::Installed { decree } => {
+                counts.installed += 1;
+                info!("installed the snapshot after decree {decree}, and learning on from there");
+            }
         }
     }
 }
 
-const SENT_AGAIN: [(&str, Again); 7] = [
+const SENT_AGAIN: [(&str, Again); 9] = [
     ("sent_again.propose", Again::Propose),
     ("sent_again.accepted", Again::Accepted),
     ("sent_again.checkpoint", Again::Checkpoint),
@@ -238,6 +258,8 @@ const SENT_AGAIN: [(&str, Again); 7] = [
     ("sent_again.fetch", Again::Fetch),
     ("sent_again.vote", Again::Vote),
     ("sent_again.gather", Again::Gather),
+    ("sent_again.snapshot", Again::Snapshot),
+    ("sent_again.ask_snapshot", Again::AskSnapshot),
 ];
 
 fn place(again: Again) -> usize {
@@ -262,6 +284,8 @@ impl EventCounts {
             ("records", self.records),
             ("regencies", self.regencies),
             ("proposals.doubted", self.doubts),
+            ("snapshots.certified", self.snapshots),
+            ("snapshots.installed", self.installed),
         ]
         .into_iter()
         .chain(again)

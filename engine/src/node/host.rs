@@ -15,19 +15,20 @@ use crate::batch::Batch;
 use crate::executor::{Executed, Executor};
 use crate::journal::faults::DiskFaultHandle;
 use crate::letter::Letter;
-use crate::machine::{Input, Question};
+use crate::machine::{Input, Question, SnapshotNews};
 use crate::node::control::{Answer, Asked, Request};
 use crate::node::core::{Core, Executing, LineLimit};
 use crate::node::effects::{ClientLinks, Direct};
 use crate::node::faults::{FAULTS_FORBIDDEN, set_disk_faults, set_fault};
 use crate::node::report::{ExecutionReport, LinksReport};
+use crate::node::snapshots::{Snapshots, Told};
 use crate::state_machine::StateMachine;
 use crate::types::{Decree, Party};
 
 /// What serves the links of a node with one lane.
 pub(super) struct Host<S: StateMachine> {
     pub core: Core,
-    pub executor: Executor<S>,
+    pub local: Local<S>,
     pub clients: ClientLinks,
     pub letter: Letter,
     pub requests: queue::Receiver<Asked>,
@@ -37,13 +38,47 @@ pub(super) struct Host<S: StateMachine> {
     pub refusal_lines: LineLimit,
 }
 
-impl<S: StateMachine> Executing for Executor<S> {
+/// What executes on this loop, with the thread that keeps its snapshots.
+pub(super) struct Local<S: StateMachine> {
+    pub executor: Executor<S>,
+    /// None in tests that make no snapshots.
+    pub snapshots: Option<Snapshots>,
+}
+
+impl<S: StateMachine> Executing for Local<S> {
     fn execute(&mut self, decree: Decree, batch: Batch) -> Option<Executed<'_>> {
-        Some(Executor::execute(self, decree, &batch))
+        // That of the decree before: what was executed is borrowed until it is told.
+        self.hand_over_image();
+        Some(self.executor.execute(decree, &batch))
     }
 
     fn answer(&mut self, question: Question) -> Option<Input<'_>> {
-        Executor::answer(self, &question)
+        match (question, &mut self.snapshots) {
+            (Question::Snapshot(task), Some(snapshots)) => {
+                snapshots.task(task);
+                None
+            }
+            (question, _) => self.executor.answer(&question),
+        }
+    }
+}
+
+impl<S: StateMachine> Local<S> {
+    fn hand_over_image(&mut self) {
+        if let Some(snapshots) = &self.snapshots
+            && let Some(image) = self.executor.take_image()
+        {
+            snapshots.image(image);
+        }
+    }
+
+    /// What the thread of the snapshots has to tell the replica, oldest first; what it has for the executor is done.
+    fn news(&mut self) -> Option<SnapshotNews> {
+        self.hand_over_image();
+        Some(match self.snapshots.as_mut()?.told()? {
+            Told::News(news) => news,
+            Told::Install(install) => install.install(&mut self.executor),
+        })
     }
 }
 
@@ -52,7 +87,7 @@ impl<S: StateMachine> Host<S> {
         match request {
             Request::Status { digests } => {
                 let links = LinksReport::of(net, self.clients.len());
-                let execution = ExecutionReport::of(&self.executor, *digests);
+                let execution = ExecutionReport::of(&self.local.executor, *digests);
                 let status = self.core.status(net.now(), links, &execution);
                 Answer::Status(Box::new(status))
             }
@@ -81,8 +116,7 @@ impl<S: StateMachine> Service for Host<S> {
             clients: &self.clients,
             letter: &mut self.letter,
         };
-        self.core
-            .message(links, &mut self.executor, now, from, bytes);
+        self.core.message(links, &mut self.local, now, from, bytes);
     }
 
     fn link_up(&mut self, _net: &mut Net, link: LinkId, party: Party) {
@@ -110,8 +144,12 @@ impl<S: StateMachine> Service for Host<S> {
             letter: &mut self.letter,
         };
         let time = self.core.time(now);
-        self.core.hear_journal(links, &mut self.executor, now);
-        self.core.step(links, &mut self.executor, time, Input::Tick);
+        self.core.hear_journal(links, &mut self.local, now);
+        while let Some(news) = self.local.news() {
+            let news = Input::Snapshot(news);
+            self.core.step(links, &mut self.local, time, news);
+        }
+        self.core.step(links, &mut self.local, time, Input::Tick);
         self.core.hand_over();
         while let Some(asked) = self.requests.receive() {
             let answer = self.answer(net, &asked.request);

@@ -66,8 +66,10 @@ use crate::letter::Letter;
 use crate::node::core::Core;
 use crate::node::durable::Durable;
 use crate::node::lanes::{Loops, Plan};
+use crate::node::snapshots::{Snapshots, SnapshotsThread};
 use crate::node::tunables::Durability;
 use crate::replica::{Replica, RestoreError, Setup, Standing};
+use crate::snapshot::{Keeper, MemoryStore};
 use crate::state_machine::StateMachine;
 use crate::types::{NodeId, Party};
 use crate::wire::Bounds;
@@ -85,6 +87,7 @@ mod host;
 mod lanes;
 mod refused_time;
 mod report;
+mod snapshots;
 mod stages;
 pub mod status;
 pub mod testnet;
@@ -254,13 +257,21 @@ impl NodeBuilder {
             pool: pool.clone(),
             standing,
         };
+        let mut keeper = match &durable {
+            Some(durable) => durable.keeper(&configuration),
+            None => {
+                let store = MemoryStore::new(options.snapshot_bytes);
+                Keeper::new(&configuration, Box::new(store))
+            }
+        };
         let replica = match &durable {
-            Some(durable) => durable.restore(setup, &mut executor, &cluster.path)?,
+            Some(durable) => durable.restore(setup, &mut executor, &mut keeper, &cluster.path)?,
             None => Replica::new(setup).map_err(|source| NodeError::Client {
                 cluster: cluster.path.clone(),
                 source,
             })?,
         };
+        let (snapshots, snapshots_thread) = Snapshots::start(keeper, waker.clone())?;
         let now = Instant::now();
         let identification = Identification {
             node,
@@ -291,7 +302,10 @@ impl NodeBuilder {
             let mut reactor = reactors.remove(0);
             let mut host = host::Host {
                 core,
-                executor,
+                local: host::Local {
+                    executor,
+                    snapshots: Some(snapshots),
+                },
                 clients: effects::ClientLinks::default(),
                 letter: Letter::default(),
                 requests,
@@ -305,6 +319,7 @@ impl NodeBuilder {
             let loops = Loops::new(Plan {
                 core,
                 executor,
+                snapshots: Some(snapshots),
                 precheck,
                 requests,
                 stopping,
@@ -320,6 +335,7 @@ impl NodeBuilder {
             work,
             identification,
             stopper,
+            _snapshots: snapshots_thread,
             _control: control,
             _lock: lock,
         })
@@ -360,6 +376,7 @@ pub struct Node {
     work: Box<dyn FnOnce() -> Result<(), NodeError>>,
     identification: Identification,
     stopper: Stopper,
+    _snapshots: SnapshotsThread,
     _control: control::Server,
     _lock: birth::FolderLock,
 }

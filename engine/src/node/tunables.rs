@@ -52,6 +52,7 @@ tunables! {
     waiting_bytes: usize = 64 << 20, "BYTES", "Bytes of bundles that may wait at the leader";
     log_decrees: usize = 1 << 20, "DECREES", "Decrees that a learner keeps for others to pull";
     log_bytes: usize = 256 << 20, "BYTES", "Bytes of bodies that a learner keeps for others to pull";
+    snapshot_bytes: usize = 1 << 30, "BYTES", "Bytes of snapshots that a learner keeps in memory for others; it signs and serves none that do not fit";
     pool_bytes: usize = 512 << 20, "BYTES", "Free buffers that the node keeps for reuse; at least the window times the largest body";
     state_machine: StateMachineKind = StateMachineKind::KeyValue, "NAME", "What is replicated: `key-value`, or `null`, which does nothing (for measurements)";
     session_table: bool = true, "BOOL", "Execute a request once however often it is ordered; `false` shows what happens without, at every node or at none";

@@ -81,6 +81,11 @@ impl<R: Rules> Replica<R> {
         if !self.peers.may_serve(from, bytes, step.now, self.tuning.t0) {
             return Err(Refusal::Share);
         }
+        if first <= learner.log().base() {
+            // What it lacks is in no log any more, but in a snapshot.
+            self.offer_snapshot(from, first, step);
+            return Ok(());
+        }
         self.values.clear();
         for place in 0..asked {
             let Some(batch) = learner.log().get(first.plus(place)) else {
@@ -250,6 +255,7 @@ impl<R: Rules> Replica<R> {
             return;
         }
         if asked_on {
+            self.transfer_instead(learned, step);
             self.pull_now(learned, known, step);
         }
     }

@@ -3,7 +3,7 @@
 use super::{Replica, Say, Step};
 use crate::batch::Batch;
 use crate::checkpoint::Agreement;
-use crate::learner::Learner;
+use crate::learner::{Learner, chain};
 use crate::machine::{Event, Record, Refusal, Replies, To};
 use crate::message::{Certificate, Checkpoint, CheckpointClaim, Message};
 use crate::rules::Rules;
@@ -28,6 +28,9 @@ impl<R: Rules> Replica<R> {
     pub(super) fn learn(&mut self, step: &mut Step<'_>) {
         let limits = *self.configuration.limits();
         loop {
+            if self.snapshots.is_installing() || !self.deliver_again(step) {
+                return;
+            }
             let Some(learner) = &mut self.learner else {
                 return;
             };
@@ -64,8 +67,34 @@ impl<R: Rules> Replica<R> {
             if checkpoint {
                 self.execution.chains.push_back((decree, chain));
             }
+            self.execution.delivered = decree;
             step.fx.deliver(decree, &learned.batch);
         }
+    }
+
+    /// Delivers what was learned before a snapshot below it was installed, at most a window ahead of execution; whether
+    /// everything that is learned is delivered.
+    fn deliver_again(&mut self, step: &mut Step<'_>) -> bool {
+        let limits = *self.configuration.limits();
+        let Some(learner) = &self.learner else {
+            return false;
+        };
+        let execution = &mut self.execution;
+        while execution.delivered < learner.learned() {
+            if execution.delivered.since(execution.executed) >= limits.window {
+                return false;
+            }
+            let decree = execution.delivered.next();
+            let batch = learner.log().get(decree);
+            let batch = batch.expect("the log holds what is not executed");
+            execution.chain = chain(&self.scope, execution.chain, decree, batch.value());
+            if decree.0.is_multiple_of(limits.checkpoint_every) {
+                execution.chains.push_back((decree, execution.chain));
+            }
+            execution.delivered = decree;
+            step.fx.deliver(decree, batch);
+        }
+        true
     }
 
     /// Takes the body that the learner waits for from another role of this node; true if one had it.
@@ -85,7 +114,7 @@ impl<R: Rules> Replica<R> {
     /// A learner that diverged executes no more, but the order goes on: it learns, acknowledges, and signs the chain
     /// without a statement about results (PROTOCOL.md section 5.4).
     fn skip_execution(&mut self, decree: Decree, chain: Option<Digest>, step: &mut Step<'_>) {
-        self.execution.executed = decree;
+        (self.execution.executed, self.execution.delivered) = (decree, decree);
         if let Some(learner) = &mut self.learner {
             learner.release(decree);
         }
@@ -140,6 +169,7 @@ impl<R: Rules> Replica<R> {
         self.end_tracking(replies);
         self.answer(replies, step);
         if let Some((_, chain)) = self.execution.chains.pop_front_if(|(at, _)| *at == decree) {
+            self.note_image(decree, chain, results);
             self.claim_checkpoint(
                 Checkpoint {
                     decree,
@@ -224,9 +254,21 @@ impl<R: Rules> Replica<R> {
     }
 
     pub(super) fn compare_results(&mut self, decree: Decree, step: &mut Step<'_>) {
+        if decree <= self.execution.mended {
+            // What was said there was said of another state.
+            return;
+        }
         let diverged = self.checkpoints.agreement(self.me, decree) == Agreement::Diverged;
-        if diverged && self.execution.diverged.is_none() {
+        if diverged {
+            self.diverge(decree, step);
+        }
+    }
+
+    /// The state of this learner is not that of the others: it executes and answers no more, and looks for a snapshot.
+    pub(super) fn diverge(&mut self, decree: Decree, step: &mut Step<'_>) {
+        if self.execution.diverged.is_none() {
             self.execution.diverged = Some(decree);
+            self.look_for_snapshot(step);
             step.fx.observe(Event::Diverged { decree });
             for (decree, chain) in std::mem::take(&mut self.execution.chains) {
                 self.claim_checkpoint(

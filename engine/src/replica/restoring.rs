@@ -106,7 +106,7 @@ impl<R: Rules> Replica<R> {
     fn begin_at(&mut self, base: &Checkpoint) {
         if let Some(learner) = &mut self.learner {
             learner.resume(base.decree, base.chain);
-            self.execution.executed = base.decree;
+            (self.execution.executed, self.execution.delivered) = (base.decree, base.decree);
         }
     }
 
@@ -130,7 +130,8 @@ impl<R: Rules> Replica<R> {
         learner.relearn(decree, batch);
         learner.release(decree);
         let chain = learner.chain();
-        self.execution.executed = decree;
+        (self.execution.executed, self.execution.delivered) = (decree, decree);
+        self.note_image(decree, chain, results);
         let every = self.configuration.limits().checkpoint_every;
         let checkpoint = Checkpoint {
             decree,

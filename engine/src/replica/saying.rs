@@ -31,6 +31,9 @@ impl<R: Rules> Replica<R> {
     pub(super) fn say(&mut self, say: Say, step: &mut Step<'_>) {
         let (me, t0) = (NodeSet::one(self.me), self.tuning.t0);
         match say {
+            // It was made of a state that a snapshot took the place of meanwhile.
+            Say::Checkpoint(claim) if claim.checkpoint.decree <= self.execution.mended => {}
+            Say::Snapshot(claim) if claim.snapshot.decree <= self.execution.mended => {}
             Say::Propose(regency, decree, batch) => {
                 let receivers = self
                     .configuration
@@ -77,6 +80,7 @@ impl<R: Rules> Replica<R> {
                 // Outside the window only if a certificate above it came first; then nobody needs it.
                 let _ = self.take_claim(claim, step);
             }
+            Say::Snapshot(claim) => self.say_snapshot(claim, step),
             Say::Vote(vote) => self.say_vote(vote, step),
             Say::Report(report) => self.say_report(report, step),
             Say::NewRegency(shown, plan) => self.say_new_regency(shown, plan, step),
@@ -176,6 +180,7 @@ impl<R: Rules> Replica<R> {
                 .send(To::Nodes(others), &Message::Checkpoint(own.claim));
             step.fx.observe(Event::SentAgain(Again::Checkpoint));
         }
+        self.say_snapshot_again(step);
     }
 
     pub(super) fn say_status(&mut self, step: &mut Step<'_>) {

@@ -210,7 +210,7 @@ pub(super) fn read_new_regency(
 
 /// Reads `count` entries of at least `entry_bytes_min` bytes each, strictly ascending by `key`. Room is made only once
 /// the bytes for it are known to be there: a short message cannot claim much memory.
-fn read_ascending<T, K: Ord>(
+pub(super) fn read_ascending<T, K: Ord>(
     reader: &mut Reader<'_>,
     count: usize,
     entry_bytes_min: usize,

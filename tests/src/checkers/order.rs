@@ -42,6 +42,11 @@ impl OrderChecker {
         self.delivered[usize::from(node.0)] = Decree::NONE;
     }
 
+    /// A node took up the state after `decree`: it delivers what comes behind.
+    pub fn installed(&mut self, node: NodeId, decree: Decree) {
+        self.delivered[usize::from(node.0)] = decree;
+    }
+
     /// How far a node delivered in its present run.
     #[must_use]
     pub fn delivered_by(&self, node: NodeId) -> Decree {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use twostep_engine::configuration::Roles;
 use twostep_engine::machine::Record;
-use twostep_engine::message::{CheckpointClaim, Message};
+use twostep_engine::message::{CheckpointClaim, Message, Snapshot};
 use twostep_engine::types::{Decree, Digest, NodeId, NodeSet, RecordSeq, Regency, Value};
 
 use super::anchor::{Electorate, Votes};
@@ -51,6 +51,10 @@ pub struct SaidChecker {
     byzantine: NodeSet,
     electorate: Electorate,
     votes: BTreeMap<Decree, Votes>,
+    /// Nodes whose state was damaged: what they say of results proves nothing.
+    corrupt: NodeSet,
+    /// What the first learner said of each snapshot.
+    snapshots: BTreeMap<Decree, (NodeId, Snapshot)>,
     /// What the first learner said of each checkpoint.
     checkpoints: BTreeMap<Decree, (NodeId, Digest, Digest)>,
 }
@@ -83,6 +87,8 @@ impl SaidChecker {
             byzantine,
             electorate,
             votes: BTreeMap::new(),
+            corrupt: NodeSet::EMPTY,
+            snapshots: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
         }
     }
@@ -162,6 +168,24 @@ impl SaidChecker {
         };
     }
 
+    /// A node's state was damaged.
+    pub fn corrupted(&mut self, node: NodeId) {
+        self.corrupt.insert(node);
+    }
+
+    /// A node installed a snapshot: it stands for everything that was learned up to it.
+    pub fn installed(&mut self, node: NodeId, decree: Decree) {
+        self.corrupt = self.corrupt.minus(NodeSet::one(node));
+        self.begins_at(node, decree);
+    }
+
+    /// A node starts again from a snapshot: what it said of a damaged state it may say again.
+    pub fn begins_at(&mut self, node: NodeId, decree: Decree) {
+        let node = self.node(node);
+        node.learned = node.learned.max(decree);
+        node.learned_above.retain(|above| *above > decree);
+    }
+
     /// A node says something.
     ///
     /// # Errors
@@ -210,6 +234,9 @@ impl SaidChecker {
             }
             Message::Checkpoint(claim) if claim.learner == node => {
                 return self.checkpoint(node, claim);
+            }
+            Message::Snapshot(claim) if claim.learner == node => {
+                return self.snapshot(node, &claim.snapshot);
             }
             Message::Report(report) => {
                 let regency = report.content.regency;
@@ -319,6 +346,10 @@ impl SaidChecker {
             );
             return found(Property::Durability, what);
         }
+        // One that diverged says nothing of results, also after a restart: its records tell of it.
+        if self.corrupt.contains(node) || checkpoint.results == Digest::ZERO {
+            return Ok(());
+        }
         let said = (node, checkpoint.chain, checkpoint.results);
         let (first, chain, results) = *self.checkpoints.entry(checkpoint.decree).or_insert(said);
         if chain != checkpoint.chain {
@@ -332,6 +363,32 @@ impl SaidChecker {
             let what = format!(
                 "n{} and n{} said different results at checkpoint {}",
                 node.0, first.0, checkpoint.decree
+            );
+            return found(Property::Divergence, what);
+        }
+        Ok(())
+    }
+}
+
+impl SaidChecker {
+    fn snapshot(&mut self, node: NodeId, snapshot: &Snapshot) -> Result<(), Finding> {
+        let learned = self.node(node).learned;
+        if snapshot.decree > learned {
+            let what = format!(
+                "n{} said Snapshot({}) with decrees durably learned up to {learned} only",
+                node.0, snapshot.decree
+            );
+            return found(Property::Durability, what);
+        }
+        if self.corrupt.contains(node) {
+            return Ok(());
+        }
+        let said = self.snapshots.entry(snapshot.decree);
+        let (first, other) = *said.or_insert((node, *snapshot));
+        if other != *snapshot {
+            let what = format!(
+                "n{} and n{} said different snapshots of {}",
+                node.0, first.0, snapshot.decree
             );
             return found(Property::Divergence, what);
         }

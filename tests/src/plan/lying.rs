@@ -48,6 +48,7 @@ pub(super) fn draw(frame: &Frame, strategy: Option<&'static str>, seed: u64) -> 
             stays
         }
         FaultKind::Blackout { .. } | FaultKind::Cut { .. } | FaultKind::Leader { .. } => true,
+        FaultKind::Corrupt { .. } => false,
     });
     plan.actors = liars(random, frame, plan.topology, stopped, strategy);
     plan.client_actors = lying_clients(seed, plan.clients.count, strategy);

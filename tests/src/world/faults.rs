@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use twostep_engine::batch::Bundle;
+use twostep_engine::batch::{Batch, Bundle};
 use twostep_engine::message::Message;
 use twostep_engine::replica::Standing;
 use twostep_engine::types::{Decree, NodeId, NodeSet, Time};
@@ -114,6 +114,13 @@ impl World<'_> {
                         self.halt(node, fate, Some(after))?;
                     }
                 }
+                FaultKind::Corrupt { node } => {
+                    self.trace
+                        .event(self.now, Kind::Fault, u64::from(node.0), b"corrupt");
+                    self.trace
+                        .line(self.now, || format!("the state of n{} is damaged", node.0));
+                    self.corrupt(node);
+                }
                 FaultKind::Cut { from, to, lasting } => {
                     self.trace.event(self.now, Kind::Fault, 0, b"cut");
                     self.trace.line(self.now, || {
@@ -197,6 +204,7 @@ impl World<'_> {
         host.tick_at = None;
         host.run += 1;
         host.faulty = true;
+        host.shelf.crash(fate);
         self.said.crashed(node, left)
     }
 
@@ -219,30 +227,39 @@ impl World<'_> {
         }
         self.order.restarted(node);
         let mut executor = self.cast.executor(&self.configuration);
+        let (mut keeper, base) = self.restart_keeper(node, &mut executor);
         let setup = self.setup(node, standing);
         let mut finding = None;
-        let machine = self.cast.restored(setup, records, &mut |decree, batch| {
+        let execute = &mut |decree, batch: &Batch| {
             let results = executor.execute(decree, batch).results;
+            if let Some(image) = executor.take_image() {
+                keeper.image(image);
+                while keeper.has_work() {
+                    keeper.work();
+                }
+            }
             let again = self.order.deliver(node, decree, batch).and_then(|first| {
                 assert!(!first, "what is on a disk was delivered before");
                 self.history.executed(node, decree, results)
             });
             finding = finding.take().or(again.err());
             results
-        });
+        };
+        let restored = self.cast.restored(setup, base.as_ref(), records, execute);
         if let Some(finding) = finding {
             return Err(finding);
         }
-        let machine = machine.map_err(|error| {
+        let machine = restored.map_err(|error| {
             let what = format!("n{} does not start again: {error}", node.0);
             (Property::Durability, what)
         })?;
         let host = &mut self.hosts[usize::from(node.0)];
         host.machine = Some(machine);
         host.executor = Some(executor);
-        host.faulty = standing == Standing::LostDisk;
+        host.faulty = standing == Standing::LostDisk || host.corrupt;
+        host.keeper = keeper;
         host.low = Decree::NONE;
         self.schedule_tick(node, self.now);
-        Ok(())
+        self.hear_keeper(node)
     }
 }

@@ -259,7 +259,21 @@ impl World<'_> {
                     let low = &mut self.hosts[usize::from(node.0)].low;
                     *low = (*low).max(decree);
                 }
-                if let Event::Diverged { decree } = event {
+                if let Event::SnapshotCertified { decree } = event {
+                    self.snapshot = self.snapshot.max(decree);
+                }
+                let damaged = self.damaged.contains(node);
+                if let Event::Diverged { .. } = event
+                    && damaged
+                {
+                    // Perhaps once more: after a restart it finds in its records what it said of the damaged state.
+                    let host = &mut self.hosts[usize::from(node.0)];
+                    (host.corrupt, host.faulty) = (true, true);
+                    self.said.corrupted(node);
+                }
+                if let Event::Diverged { decree } = event
+                    && !damaged
+                {
                     return Err((
                         Property::Divergence,
                         format!("n{} says that it diverged at {decree}", node.0),
@@ -318,7 +332,8 @@ impl World<'_> {
             .line(self.now, || format!("n{} executes d{decree}", node.0));
         let mut executor = self.take_executor(node);
         let executed = executor.execute(decree, &batch);
-        let checked = if self.byzantine.contains(node) {
+        let corrupt = self.hosts[usize::from(node.0)].corrupt;
+        let checked = if self.byzantine.contains(node) || corrupt {
             Ok(())
         } else {
             self.history.executed(node, decree, executed.results)
@@ -329,6 +344,7 @@ impl World<'_> {
             results: executed.results,
         };
         let driven = checked.and_then(|()| self.drive(node, input));
+        let driven = driven.and_then(|()| self.image(node, decree, &mut executor));
         self.hosts[usize::from(node.0)].executor = Some(executor);
         if more {
             self.schedule_execution(node);
@@ -340,15 +356,18 @@ impl World<'_> {
         &mut self,
         node: NodeId,
         run: u32,
-        question: &Question,
+        question: Question,
     ) -> Result<(), Finding> {
         if self.hosts[usize::from(node.0)].run != run {
             return Ok(());
         }
         self.trace
             .event(self.now, Kind::Asked, u64::from(node.0), &[]);
+        if let Question::Snapshot(task) = question {
+            return self.ask_keeper(node, task);
+        }
         let mut executor = self.take_executor(node);
-        let driven = match executor.answer(question) {
+        let driven = match executor.answer(&question) {
             Some(answer) => self.drive(node, answer),
             None => Ok(()),
         };

@@ -4,6 +4,8 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
 use twostep_engine::machine::Question;
+use twostep_engine::message::SnapshotCertificate;
+use twostep_engine::state_machine::ChunkSource;
 use twostep_engine::types::{NodeId, RecordSeq, Time};
 use twostep_net::pool::Body;
 
@@ -70,12 +72,26 @@ pub(super) enum Happening {
         run: u32,
         question: Question,
     },
+    /// The keeper of a node has time for a piece of an image.
+    Keep { node: NodeId, run: u32 },
+    /// A snapshot goes to the executor.
+    Install {
+        node: NodeId,
+        run: u32,
+        install: Install,
+    },
     /// A node's turn ends.
     Tick { node: NodeId, run: u32 },
     /// A client has its turn.
     Turn { client: usize },
     /// A stopped node starts again.
     Rejoin { node: NodeId },
+}
+
+/// A snapshot and its chunks.
+pub(super) struct Install {
+    pub(super) certificate: Box<SnapshotCertificate>,
+    pub(super) source: Box<dyn ChunkSource + Send>,
 }
 
 impl PartialEq for Entry {

@@ -75,6 +75,18 @@ impl<'c> World<'c> {
         })
     }
 
+    /// How many snapshots were installed.
+    #[must_use]
+    pub fn installed(&self) -> u64 {
+        self.installed
+    }
+
+    /// The newest certified snapshot that any node knows of.
+    #[must_use]
+    pub fn snapshot(&self) -> Decree {
+        self.snapshot
+    }
+
     /// Whether some fault has not struck yet, lasts still, or a node is about to start again.
     #[must_use]
     pub fn trouble_ahead(&self) -> bool {
@@ -98,7 +110,10 @@ impl<'c> World<'c> {
     #[must_use]
     pub fn live_learners(&self) -> NodeSet {
         let live = |node: &NodeId| {
-            self.hosts[usize::from(node.0)].machine.is_some() && !self.byzantine.contains(*node)
+            let host = &self.hosts[usize::from(node.0)];
+            // One whose state was damaged before there was any snapshot waits for the first.
+            let lost = host.corrupt && self.snapshot == Decree::NONE;
+            host.machine.is_some() && !lost && !self.byzantine.contains(*node)
         };
         self.configuration.learners().iter().filter(live).collect()
     }
@@ -238,7 +253,7 @@ impl<'c> World<'c> {
         let mut first = None;
         for node in self.live_learners().iter() {
             let executor = self.executor(node);
-            if executor.executed() != top {
+            if executor.executed() != top || self.hosts[usize::from(node.0)].corrupt {
                 continue;
             }
             let digest = executor.state_digest();

@@ -12,11 +12,12 @@ use twostep_net::{Sleeper, WakeUp, queue};
 
 use crate::batch::Batch;
 use crate::executor::{Executed, Executor};
-use crate::machine::{Input, Question, Replies};
+use crate::machine::{Input, Question, Replies, SnapshotNews};
 use crate::message::RequestNames;
 use crate::node::core::Executing;
 use crate::node::refused_time::thread_time;
 use crate::node::report::ExecutionReport;
+use crate::node::snapshots::{Install, Snapshots, Told, Work};
 use crate::state_machine::StateMachine;
 use crate::types::{ClientId, Decree, Digest, NodeId};
 
@@ -24,12 +25,15 @@ use crate::types::{ClientId, Decree, Digest, NodeId};
 const QUESTIONS_MAX: usize = 1024;
 /// Status reports that are open at once: the order loop collects one at a time.
 const REPORTS_MAX: usize = 1;
+/// Snapshots that are installed at once: the replica receives one at a time.
+const INSTALLS_MAX: usize = 1;
 
 /// What the execution loop is to do.
 #[derive(Debug)]
 enum Task {
     Execute(Decree, Batch),
     Answer(Question),
+    Install(Install),
     Report { digests: bool },
 }
 
@@ -60,6 +64,8 @@ pub(super) enum Outcome {
     },
     /// There is nothing to tell.
     Nothing,
+    /// A snapshot was installed, or not.
+    Snapshot(SnapshotNews),
     /// How far execution has come, and what it cost. Microseconds.
     Report(ExecutionReport, u64),
 }
@@ -67,13 +73,14 @@ pub(super) enum Outcome {
 /// The two ends of the execution loop: the loop itself, and what the order loop has of it.
 pub(super) fn execution<S: StateMachine>(
     executor: Executor<S>,
+    snapshots: Option<Snapshots>,
     window: u64,
     sleeper: Sleeper,
     order: WakeUp,
     stopping: Arc<AtomicBool>,
 ) -> (ExecutionLoop<S>, Remote) {
     let window = usize::try_from(window).expect("a window is small");
-    let room = window + QUESTIONS_MAX + REPORTS_MAX;
+    let room = window + QUESTIONS_MAX + REPORTS_MAX + INSTALLS_MAX;
     let (tasks, to_do) = queue::bounded(room, sleeper.waker());
     let (outcomes, done) = queue::bounded(room, order);
     // Nobody waits for replies that come back.
@@ -83,6 +90,7 @@ pub(super) fn execution<S: StateMachine>(
         tasks: to_do,
         outcomes,
         spent,
+        images: snapshots.as_ref().map(Snapshots::images),
         sleeper,
         stopping,
     };
@@ -90,6 +98,7 @@ pub(super) fn execution<S: StateMachine>(
         tasks,
         outcomes: done,
         spent: back,
+        snapshots,
         questions: 0,
         questions_dropped: 0,
         reporting: false,
@@ -104,6 +113,8 @@ pub(super) struct ExecutionLoop<S: StateMachine> {
     outcomes: queue::Sender<Outcome>,
     /// Replies that were sent, for reuse.
     spent: queue::Receiver<Replies>,
+    /// Takes images of the state.
+    images: Option<queue::Sender<Work>>,
     sleeper: Sleeper,
     stopping: Arc<AtomicBool>,
 }
@@ -147,6 +158,12 @@ impl<S: StateMachine> ExecutionLoop<S> {
                 let begun = Instant::now();
                 let results = self.executor.execute(decree, &batch).results;
                 let spare = self.spent.receive().unwrap_or_default();
+                if let Some(images) = &self.images
+                    && let Some(image) = self.executor.take_image()
+                {
+                    // If there is no room this learner signs no snapshot of it.
+                    let _ = images.send(Work::Image(image));
+                }
                 Outcome::Executed {
                     decree,
                     replies: self.executor.take_replies(spare),
@@ -163,6 +180,7 @@ impl<S: StateMachine> ExecutionLoop<S> {
                 },
                 _ => Outcome::Nothing,
             },
+            Task::Install(install) => Outcome::Snapshot(install.install(&mut self.executor)),
             Task::Report { digests } => {
                 let cpu_us = u64::try_from(thread_time().as_micros()).unwrap_or(u64::MAX);
                 Outcome::Report(ExecutionReport::of(&self.executor, digests), cpu_us)
@@ -172,11 +190,11 @@ impl<S: StateMachine> ExecutionLoop<S> {
 }
 
 /// The execution loop, as the order loop has it.
-#[derive(Debug)]
 pub(super) struct Remote {
     tasks: queue::Sender<Task>,
     outcomes: queue::Receiver<Outcome>,
     spent: queue::Sender<Replies>,
+    snapshots: Option<Snapshots>,
     questions: usize,
     questions_dropped: u64,
     /// A report is under way.
@@ -190,14 +208,25 @@ impl Remote {
         match outcome {
             Outcome::Found(_) | Outcome::Settled { .. } | Outcome::Nothing => self.questions -= 1,
             Outcome::Report(..) => self.reporting = false,
-            Outcome::Executed { .. } => {}
+            Outcome::Executed { .. } | Outcome::Snapshot(_) => {}
         }
         Some(outcome)
     }
 
     /// Whether something was done that was not taken yet.
     pub fn has_outcome(&self) -> bool {
-        !self.outcomes.is_empty()
+        let told = self.snapshots.as_ref().is_some_and(Snapshots::has_told);
+        told || !self.outcomes.is_empty()
+    }
+
+    /// What the thread of the snapshots has to tell the replica, oldest first; what it has for the executor goes there.
+    pub fn news(&mut self) -> Option<SnapshotNews> {
+        loop {
+            match self.snapshots.as_mut()?.told()? {
+                Told::News(news) => return Some(news),
+                Told::Install(install) => self.put(Task::Install(install)),
+            }
+        }
     }
 
     /// Gives replies back when they are sent.
@@ -238,6 +267,12 @@ impl Executing for Remote {
     }
 
     fn answer(&mut self, question: Question) -> Option<Input<'_>> {
+        if let Question::Snapshot(task) = question {
+            if let Some(snapshots) = &mut self.snapshots {
+                snapshots.task(task);
+            }
+            return None;
+        }
         if self.questions == QUESTIONS_MAX {
             self.questions_dropped += 1;
             return None;
@@ -271,6 +306,7 @@ impl Outcome {
                 asker: *asker,
                 names: RequestNames::new(*client, names)?,
             }),
+            Outcome::Snapshot(news) => Some(Input::Snapshot(news.clone())),
             Outcome::Nothing | Outcome::Report(..) => None,
         }
     }

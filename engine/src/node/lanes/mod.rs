@@ -61,6 +61,7 @@ use crate::journal::faults::DiskFaultHandle;
 use crate::node::NodeError;
 use crate::node::control::Asked;
 use crate::node::core::{Core, LineLimit};
+use crate::node::snapshots::Snapshots;
 use crate::node::tunables::Cores;
 use crate::prechecked::Precheck;
 use crate::state_machine::StateMachine;
@@ -76,6 +77,8 @@ const TOLD_MAX: usize = 256;
 pub(super) struct Plan<S: StateMachine> {
     pub core: Core,
     pub executor: Executor<S>,
+    /// The thread that keeps snapshots; none in tests that make none.
+    pub snapshots: Option<Snapshots>,
     pub precheck: Precheck,
     pub requests: queue::Receiver<Asked>,
     pub stopping: Arc<AtomicBool>,
@@ -102,6 +105,7 @@ impl<S: StateMachine + 'static> Loops<S> {
         let Plan {
             core,
             executor,
+            snapshots,
             precheck,
             requests,
             stopping,
@@ -144,8 +148,14 @@ impl<S: StateMachine + 'static> Loops<S> {
         let execution_sleeper = Sleeper::new(idle);
         wakers.extend([order_waker.clone(), execution_sleeper.waker()]);
         let ending = Arc::clone(&stopping);
-        let (execution, remote) =
-            execution(executor, window, execution_sleeper, order_waker, ending);
+        let (execution, remote) = execution(
+            executor,
+            snapshots,
+            window,
+            execution_sleeper,
+            order_waker,
+            ending,
+        );
         let order = OrderLoop {
             core,
             remote,

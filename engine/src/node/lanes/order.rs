@@ -143,6 +143,12 @@ impl OrderLoop {
                 self.remote.give_back(replies);
             }
         }
+        while let Some(news) = self.remote.news() {
+            worked = true;
+            let links = &mut self.outputs.router(&self.table);
+            self.core
+                .step(links, &mut self.remote, time, Input::Snapshot(news));
+        }
         worked
     }
 

@@ -28,6 +28,7 @@ use crate::message::Message;
 use crate::node::control::{self, Answer, Asked, Fault, REQUESTS_MAX};
 use crate::node::core::Core;
 use crate::node::effects::Links;
+use crate::node::host::Local;
 use crate::node::report::LinksReport;
 use crate::node::testnet::{TestnetPlan, client_folder, create, node_folder};
 use crate::node::{ClientFolder, Identification, NodeConfig, NodeOptions};
@@ -74,7 +75,7 @@ impl Cluster {
         }
     }
 
-    fn core(&self, node: u16) -> (Core, Executor<KeyValue>, crate::prechecked::Precheck) {
+    fn core(&self, node: u16) -> (Core, Local<KeyValue>, crate::prechecked::Precheck) {
         let file = node_folder(self.folder.path(), NodeId(node)).join("config.toml");
         let NodeConfig {
             cluster, identity, ..
@@ -99,7 +100,11 @@ impl Cluster {
         };
         let core = Core::new(who, Box::new(replica), pool, self.start);
         let executor = Executor::new(&configuration, KeyValue::new());
-        (core, executor, precheck)
+        let local = Local {
+            executor,
+            snapshots: None,
+        };
+        (core, local, precheck)
     }
 
     fn pen(&self, client: usize) -> Pen {
@@ -235,14 +240,14 @@ fn record(cluster: &Cluster, watched: u16) -> (Vec<Turn>, Digests) {
         }
         now += TURN;
         for node in 0..NODES {
-            let (core, executor, _) = &mut nodes[usize::from(node)];
+            let (core, local, _) = &mut nodes[usize::from(node)];
             let turn: Turn = inboxes[usize::from(node)].drain(..).collect();
             let mut said = Said::default();
             let time = core.time(now);
             for (from, bytes) in &turn {
-                core.message(&mut said, executor, time, *from, bytes);
+                core.message(&mut said, local, time, *from, bytes);
             }
-            core.step(&mut said, executor, time, Input::Tick);
+            core.step(&mut said, local, time, Input::Tick);
             if node == watched {
                 log.push(turn);
             }
@@ -256,7 +261,7 @@ fn record(cluster: &Cluster, watched: u16) -> (Vec<Turn>, Digests) {
             }
         }
     }
-    let (core, executor, _) = &nodes[usize::from(watched)];
+    let (core, Local { executor, .. }, _) = &nodes[usize::from(watched)];
     let state = executor.state_digest();
     let found = digests(core, executor.executed(), executor.results(), state);
     (log, found)
@@ -264,11 +269,12 @@ fn record(cluster: &Cluster, watched: u16) -> (Vec<Turn>, Digests) {
 
 /// The loops of a node that takes faults, and where it is asked.
 fn loops(cluster: &Cluster, node: u16, lanes: usize) -> (Loops<KeyValue>, queue::Sender<Asked>) {
-    let (core, executor, precheck) = cluster.core(node);
+    let (core, local, precheck) = cluster.core(node);
     let (asking, requests) = queue::bounded(REQUESTS_MAX, WakeUp::new(|| {}));
     let loops = Loops::new(Plan {
         core,
-        executor,
+        executor: local.executor,
+        snapshots: None,
         precheck,
         requests,
         stopping: Arc::new(AtomicBool::new(false)),

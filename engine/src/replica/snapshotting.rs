@@ -1,0 +1,350 @@
+//! Snapshots of this learner: signed, certified, kept, served (PROTOCOL.md section 5.4).
+//!
+//! ```text
+//! executed s ──► Imaged(root), from the host ──► (stored) ──► Snapshot, to learners ──► f+1 equal: certified
+//!                                                                  └─ the host keeps it, the log below the one before goes
+//! ```
+//!
+//! A certified root that differs from the own one tells of a state that diverged though its results were equal.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::{Replica, Say, Step};
+use crate::configuration::Configuration;
+use crate::machine::{Again, Event, Question, Refusal, SnapshotNews, SnapshotTask, To, earlier};
+use crate::message::{Message, Snapshot, SnapshotCertificate, SnapshotClaim};
+use crate::resend::Resend;
+use crate::rules::Rules;
+use crate::signatures::Signatures;
+use crate::snapshot::{Certification, apart_max};
+use crate::transfer::Transfer;
+use crate::types::{Decree, Digest, NodeId, NodeSet, Time};
+
+/// Certified snapshots that the host keeps.
+const HELD_MAX: usize = 2;
+
+/// What a replica knows about snapshots.
+#[derive(Debug)]
+pub(super) struct Snapshots {
+    pub(super) certification: Certification,
+    /// As many as learners can be apart.
+    own_max: usize,
+    /// Executed, without the root, which the host has not told yet; at most `own_max`.
+    open: VecDeque<Snapshot>,
+    /// What this learner signed; at most `own_max`.
+    own: VecDeque<Snapshot>,
+    claim: Option<(SnapshotClaim, Resend)>,
+    /// Certified and whole at the host, ascending; at most [`HELD_MAX`].
+    held: VecDeque<SnapshotCertificate>,
+    /// What others offered last, in answer to a pull in vain: the snapshot, who has it, and what was learned then.
+    pub(super) offer: Option<(SnapshotCertificate, NodeSet, Decree)>,
+    pub(super) transfer: Option<Transfer>,
+    /// When to ask for one again.
+    pub(super) ask_at: Option<Time>,
+}
+
+impl Snapshots {
+    pub(super) fn new(configuration: &Configuration) -> Snapshots {
+        Snapshots {
+            certification: Certification::new(configuration),
+            own_max: apart_max(configuration.limits()),
+            open: VecDeque::new(),
+            own: VecDeque::new(),
+            claim: None,
+            held: VecDeque::new(),
+            offer: None,
+            transfer: None,
+            ask_at: None,
+        }
+    }
+
+    /// The newest certified snapshot that the host holds.
+    pub(super) fn held(&self) -> Decree {
+        let newest = self.held.back();
+        newest.map_or(Decree::NONE, |newest| newest.snapshot.decree)
+    }
+
+    /// The last but one certified snapshot that the host holds: the log up to it is needed no more.
+    pub(super) fn covered(&self) -> Decree {
+        let older = self.held.front().filter(|_| self.held.len() == HELD_MAX);
+        older.map_or(Decree::NONE, |older| older.snapshot.decree)
+    }
+
+    /// What is received, and how far it is.
+    pub(super) fn transfer(&self) -> Option<(Decree, Option<(usize, usize)>)> {
+        let transfer = self.transfer.as_ref()?;
+        Some((transfer.decree(), transfer.progress()))
+    }
+
+    pub(super) fn checked(&self) -> Signatures {
+        self.certification.checked()
+    }
+
+    /// Whether the executor takes up a snapshot: nothing is delivered to it meanwhile.
+    pub(super) fn is_installing(&self) -> bool {
+        self.transfer.as_ref().is_some_and(Transfer::is_installing)
+    }
+
+    /// The state is that of an installed snapshot: what was made of the one before says nothing any more.
+    pub(super) fn forget_own(&mut self) {
+        self.open.clear();
+        self.own.clear();
+        self.claim = None;
+    }
+
+    pub(super) fn deadline(&self, t0: Duration) -> Option<Time> {
+        let claim = self.claim.as_ref().and_then(|(_, resend)| resend.at());
+        let transfer = self.transfer.as_ref();
+        let transfer = transfer.and_then(|transfer| transfer.deadline(t0));
+        earlier(earlier(claim, transfer), self.ask_at)
+    }
+}
+
+impl<R: Rules> Replica<R> {
+    /// A multiple of K was executed; at one of S the host makes an image.
+    pub(super) fn note_image(&mut self, decree: Decree, chain: Digest, results: Digest) {
+        let every = self.configuration.limits().snapshot_every;
+        if !decree.0.is_multiple_of(every) {
+            return;
+        }
+        let own_max = self.snapshots.own_max;
+        let open = &mut self.snapshots.open;
+        if open.len() == own_max {
+            open.pop_front();
+        }
+        open.push_back(Snapshot {
+            decree,
+            chain,
+            results,
+            root: Digest::ZERO,
+        });
+    }
+
+    /// What came of snapshots at the host.
+    pub(super) fn take_news(&mut self, news: SnapshotNews, step: &mut Step<'_>) {
+        match news {
+            SnapshotNews::Imaged { decree, root } => self.sign_snapshot(decree, root, step),
+            SnapshotNews::Failed { decree } => {
+                step.fx.observe(Event::SnapshotFailed { decree });
+            }
+            SnapshotNews::Held(certificate) => self.hold_snapshot(*certificate, step),
+            SnapshotNews::Dropped { decree } => {
+                let held = &mut self.snapshots.held;
+                held.retain(|held| held.snapshot.decree != decree);
+            }
+            SnapshotNews::Chunk {
+                asker,
+                decree,
+                place,
+                bytes,
+            } => step.fx.send(
+                To::Nodes(NodeSet::one(asker)),
+                &Message::Chunk {
+                    decree,
+                    place,
+                    bytes,
+                },
+            ),
+            SnapshotNews::Receiving { decree, held } => self.receiving(decree, held, step),
+            SnapshotNews::Kept {
+                from,
+                decree,
+                place,
+                good,
+            } => self.kept_chunk(from, decree, place, good, step),
+            SnapshotNews::Installed(certificate) => self.installed(&certificate, step),
+            SnapshotNews::NotInstalled { decree } => self.not_installed(decree, step),
+        }
+    }
+
+    /// The host has an image of the state after `decree`: it is signed, unless others have certified it already.
+    fn sign_snapshot(&mut self, decree: Decree, root: Digest, step: &mut Step<'_>) {
+        let open = &mut self.snapshots.open;
+        while open.front().is_some_and(|open| open.decree < decree) {
+            open.pop_front();
+        }
+        let Some(mut snapshot) = open.pop_front_if(|open| open.decree == decree) else {
+            return;
+        };
+        if self.execution.diverged.is_some() {
+            return;
+        }
+        snapshot.root = root;
+        let own_max = self.snapshots.own_max;
+        let own = &mut self.snapshots.own;
+        if own.len() == own_max {
+            own.pop_front();
+        }
+        own.push_back(snapshot);
+        let certification = &self.snapshots.certification;
+        if decree > certification.decree() {
+            self.made.snapshots += u64::from(!self.crash_only());
+            let claim = certification.sign(snapshot, self.me, self.identity.signing());
+            self.hold(Say::Snapshot(claim), step);
+        }
+        self.compare_snapshot(step);
+    }
+
+    pub(super) fn say_snapshot(&mut self, claim: SnapshotClaim, step: &mut Step<'_>) {
+        if claim.snapshot.decree <= self.snapshots.certification.decree() {
+            // Certified while its log was not durable yet: nobody needs this claim.
+            return;
+        }
+        let others = self.other_learners();
+        step.fx.send(To::Nodes(others), &Message::Snapshot(claim));
+        self.snapshots.claim = Some((claim, Resend::said(step.now, self.tuning.t0)));
+        // It is the first of this learner for this decree, so it is taken.
+        let _ = self.take_snapshot(claim, step);
+    }
+
+    pub(super) fn say_snapshot_again(&mut self, step: &mut Step<'_>) {
+        let (t0, others) = (self.tuning.t0, self.other_learners());
+        let certified = self.snapshots.certification.decree();
+        let claim = &mut self.snapshots.claim;
+        claim.take_if(|(claim, _)| claim.snapshot.decree <= certified);
+        if let Some((claim, resend)) = claim
+            && resend.due(step.now, t0)
+        {
+            step.fx.send(To::Nodes(others), &Message::Snapshot(*claim));
+            step.fx.observe(Event::SentAgain(Again::Snapshot));
+        }
+    }
+
+    /// A learner's claim.
+    pub(super) fn take_snapshot(
+        &mut self,
+        claim: SnapshotClaim,
+        step: &mut Step<'_>,
+    ) -> Result<(), Refusal> {
+        if self.learner.is_none() {
+            return Err(Refusal::Role);
+        }
+        let decree = claim.snapshot.decree;
+        let certification = &mut self.snapshots.certification;
+        if decree <= certification.decree() {
+            // It is said again until its learner knows of the certificate.
+            self.tell_certificate(claim.learner, step);
+            return Err(Refusal::OutsideWindow);
+        }
+        let before = certification.decree();
+        if certification.claim(claim)?.is_some() {
+            self.snapshot_certified(before, step);
+        }
+        Ok(())
+    }
+
+    /// One more snapshot is certified: the host keeps it if it has it, and what the one before holds may leave the log.
+    pub(super) fn snapshot_certified(&mut self, before: Decree, step: &mut Step<'_>) {
+        let newest = self.snapshots.certification.newest();
+        let certificate = newest.expect("a snapshot was just certified").clone();
+        let decree = certificate.snapshot.decree;
+        step.fx.observe(Event::SnapshotCertified { decree });
+        step.fx
+            .ask(Question::Snapshot(SnapshotTask::Certified(Box::new(
+                certificate,
+            ))));
+        if let Some(learner) = &mut self.learner {
+            learner.cover(before);
+        }
+        self.compare_snapshot(step);
+    }
+
+    /// Whether the own image of the newest certified snapshot is that one.
+    fn compare_snapshot(&mut self, step: &mut Step<'_>) {
+        let Some(newest) = self.snapshots.certification.newest() else {
+            return;
+        };
+        let certified = newest.snapshot;
+        let mut own = self.snapshots.own.iter();
+        if own.any(|own| own.decree == certified.decree && *own != certified) {
+            self.diverge(certified.decree, step);
+        }
+    }
+
+    fn hold_snapshot(&mut self, certificate: SnapshotCertificate, step: &mut Step<'_>) {
+        let before = self.snapshots.certification.decree();
+        // After a restart the host tells of what it holds; it has proved it.
+        if self.snapshots.certification.certificate(&certificate) == Ok(true) {
+            self.snapshot_certified(before, step);
+        }
+        let held = &mut self.snapshots.held;
+        held.retain(|held| held.snapshot.decree != certificate.snapshot.decree);
+        held.push_back(certificate);
+        held.make_contiguous()
+            .sort_unstable_by_key(|held| held.snapshot.decree);
+        if held.len() > HELD_MAX {
+            held.pop_front();
+        }
+    }
+
+    /// Tells a learner of the newest snapshot that is held, if it holds decree `lacking`.
+    pub(super) fn offer_snapshot(&mut self, to: NodeId, lacking: Decree, step: &mut Step<'_>) {
+        let newest = self.snapshots.held.back();
+        let Some(certificate) = newest.filter(|held| lacking <= held.snapshot.decree) else {
+            return;
+        };
+        let message = Message::SnapshotCertificate(certificate.clone());
+        if to != self.me && self.peers.may_offer(to, step.now, self.tuning.t0) {
+            step.fx.send(To::Nodes(NodeSet::one(to)), &message);
+        }
+    }
+
+    /// Tells a learner of the newest certified snapshot, whoever holds it: one that does may not know that it is certified.
+    pub(super) fn tell_certificate(&mut self, to: NodeId, step: &mut Step<'_>) {
+        let Some(certificate) = self.snapshots.certification.newest() else {
+            return;
+        };
+        if to != self.me && self.peers.may_offer(to, step.now, self.tuning.t0) {
+            let message = Message::SnapshotCertificate(certificate.clone());
+            step.fx.send(To::Nodes(NodeSet::one(to)), &message);
+        }
+    }
+
+    pub(super) fn take_ask_snapshot(
+        &mut self,
+        from: NodeId,
+        above: Decree,
+        step: &mut Step<'_>,
+    ) -> Result<(), Refusal> {
+        if self.learner.is_none() || !self.configuration.learners().contains(from) {
+            return Err(Refusal::Role);
+        }
+        self.offer_snapshot(from, above.next(), step);
+        Ok(())
+    }
+
+    /// A learner asks for a piece; the host has it. What one learner is given is bounded, so that ordering goes on.
+    pub(super) fn serve_chunk(
+        &mut self,
+        from: NodeId,
+        decree: Decree,
+        place: u32,
+        step: &mut Step<'_>,
+    ) -> Result<(), Refusal> {
+        if !self.configuration.learners().contains(from) {
+            return Err(Refusal::Role);
+        }
+        let mut held = self.snapshots.held.iter();
+        if !held.any(|held| held.snapshot.decree == decree) {
+            return Ok(());
+        }
+        let bytes = crate::snapshot::chunk_bytes(self.configuration.limits());
+        if !self
+            .peers
+            .may_serve_chunk(from, bytes, step.now, self.tuning.t0)
+        {
+            return Err(Refusal::Share);
+        }
+        step.fx.ask(Question::Snapshot(SnapshotTask::Serve {
+            asker: from,
+            decree,
+            place,
+        }));
+        Ok(())
+    }
+
+    pub(super) fn other_learners(&self) -> NodeSet {
+        self.configuration.learners().minus(NodeSet::one(self.me))
+    }
+}
