@@ -71,7 +71,7 @@ impl Records {
 
     /// How many records were read so far.
     #[must_use]
-    pub fn count(&self) -> u64 {
+    pub fn read_so_far(&self) -> u64 {
         self.count
     }
 

@@ -151,6 +151,7 @@ impl Writer {
                 self.commit()?;
                 let next = self.next_segment()?;
                 self.appender.turn_over(next);
+                self.report();
                 let fits = self.appender.append(&borrowed);
                 assert!(fits.is_ok(), "a segment is made for the largest record");
             }
@@ -217,7 +218,6 @@ impl Writer {
             if let Some(segment) = self.spare.take() {
                 self.shared.end();
                 self.relief();
-                self.report();
                 return Ok(segment);
             }
             self.ask_for_segment()?;
@@ -299,6 +299,7 @@ impl Writer {
         }
         self.shared.low_space.store(low, Ordering::Relaxed);
         self.spare = Some(segment);
+        self.report();
     }
 
     fn over_quota(&self) -> bool {
@@ -306,8 +307,11 @@ impl Writer {
         self.quota_bytes > 0 && self.bytes() + length > self.quota_bytes
     }
 
+    /// How long the files are together.
     fn bytes(&self) -> u64 {
-        self.appender.kept().map(|kept| kept.length).sum()
+        let spare = self.spare.as_ref().map(|spare| spare.header.length);
+        let kept = self.appender.kept().map(|kept| kept.length);
+        kept.chain(spare).sum()
     }
 
     /// Something failed: says so and waits a while, unless the node ends.
@@ -334,7 +338,8 @@ impl Writer {
     fn report(&self) {
         let mut figures = self.shared.figures();
         figures.bytes = self.bytes();
-        figures.segments = self.appender.kept().count() as u64;
+        figures.segments =
+            (self.appender.kept().count() + usize::from(self.spare.is_some())) as u64;
     }
 }
 

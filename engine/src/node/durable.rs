@@ -182,7 +182,7 @@ impl Durable {
             "the journal of {} bytes was read in {} ms: {} records, learned up to decree {}",
             self.journal.entry_bytes(),
             begun.elapsed().as_millis(),
-            records.count(),
+            records.read_so_far(),
             replica.report().learned
         );
         Ok(replica)
