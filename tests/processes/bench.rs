@@ -42,7 +42,7 @@ fn the_floor_stands_beside_the_real_cluster() {
     ] {
         positive(&report, path);
     }
-    assert_eq!(report["floor"]["messages_of_a_lone_operation"], 50);
+    assert_eq!(report["floor"]["messages_of_a_lone_operation"], 33);
     assert_eq!(
         report["checked"], false,
         "a null state machine has no answers to check"
