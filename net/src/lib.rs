@@ -21,7 +21,7 @@
 //!   which counters were taken, messages in pieces, what is missing of them, and how much may be under way.
 //! * [`driver`], [`mio`], `uring` (Linux) and, for datagrams, `udp` (Linux): the operating system's side. [`choice`]: which driver runs. `by_key`: what
 //!   a driver has under each key. `tcp`: socket options and when to dial again.
-//! * [`net`](mod@net): the links of a loop. [`reactor`]: the loop. [`fault`]: faults on purpose. [`counters`]: what happened.
+//! * [`net`](mod@net): the links of a loop. [`reactor`]: the loop. [`clock`]: time that never falls. [`fault`]: faults on purpose. [`counters`]: what happened.
 //!
 //! A peer, a client or anybody who reaches the port can send any bytes: what does not verify ends that connection with a counted, named reason, and
 //! nothing else. Everything is bounded by [`Limits`]. Nothing blocks the loop: a full send buffer drops the message, and the protocol sends again
@@ -29,6 +29,7 @@
 
 mod by_key;
 pub mod choice;
+pub mod clock;
 mod cookie;
 pub mod counters;
 pub mod driver;
@@ -56,6 +57,7 @@ pub mod udp;
 pub mod uring;
 
 pub use choice::{Carrier, DriverChoice, Transport, UnknownDriver};
+pub use clock::{CLOCK_OFFSET_MS_MAX, Clock, ClockOffset};
 pub use cookie::{COOKIE_BYTES, Cookies};
 pub use counters::Counters;
 pub use fault::{Direction, FaultRule, Faults};

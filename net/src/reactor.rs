@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use twostep_crypto::{Identity, MacKey, Party, Scope};
 
 use crate::choice::{self, DriverChoice, Transport};
+use crate::clock::{Clock, ClockOffset};
 use crate::cookie::Cookies;
 use crate::driver::{Driver, Event};
 use crate::hello::{Directory, Local};
@@ -123,6 +124,7 @@ pub enum NetError {
 pub struct Reactor {
     net: Net,
     config: ReactorConfig,
+    clock: Clock,
     wake_up: WakeUp,
     events: Vec<Event>,
     /// The links read in this turn; swapped with the list of those that shall be read, so that neither allocates.
@@ -188,6 +190,7 @@ impl Reactor {
         Ok(Self {
             net,
             config,
+            clock: Clock::new(ClockOffset::default()),
             wake_up,
             events: Vec::new(),
             reading: Vec::new(),
@@ -220,6 +223,11 @@ impl Reactor {
         self.wake_up.clone()
     }
 
+    /// Moves the loop's clock with `offset` from now on: for tests.
+    pub fn move_clock(&mut self, offset: ClockOffset) {
+        self.clock = Clock::new(offset);
+    }
+
     /// The links, for dialling before the loop runs and for reading counters after it.
     pub fn net(&mut self) -> &mut Net {
         &mut self.net
@@ -234,7 +242,7 @@ impl Reactor {
             pin(core)?;
         }
         let spin = Duration::from_micros(u64::from(self.config.idle.spin_us));
-        let mut worked_at = Instant::now();
+        let mut worked_at = self.clock.read();
         self.net.begin_turn(worked_at);
         while !service.stopping() {
             let timeout = self.timeout(service, worked_at, spin);
@@ -252,7 +260,7 @@ impl Reactor {
                 )
                 .map_err(NetError::Driver)?;
             self.wake_up.woke();
-            let now = Instant::now();
+            let now = self.clock.read();
             self.net.begin_turn(now);
             if !self.events.is_empty() || !self.net.ready.is_empty() || sleeps {
                 worked_at = now;

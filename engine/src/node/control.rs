@@ -7,6 +7,7 @@
 //! {"request":"fault","peer":3,"direction":"out","cut":true} → "done"              only if the node allows faults
 //! {"request":"heal"}                                      → "done"                ends all injected faults of links
 //! {"request":"disk-fault","slow_ms":50}                   → "done"                the journal's disk from now on, likewise; without fields it is sound again
+//! {"request":"clock-offset","ms":-60000}                  → "done"                the node's clock jumps, likewise; 0 is the machine's time
 //! {"request":"misbehave","strategy":"silent"}              → "done"                only if the cluster allows it; see `node --misbehave`
 //! {"request":"misbehave"}                                 → "done"                truthful again
 //! anything else                                           → {"error":"…"}
@@ -68,6 +69,11 @@ pub enum Request {
     Heal {},
     /// What is wrong with the disk of the journal from now on, and nothing else.
     DiskFault(DiskFaults),
+    /// Let the clock of the node jump.
+    ClockOffset {
+        /// How far ahead of the machine's clock it is from now on, or behind it. Milliseconds.
+        ms: i64,
+    },
     /// Lie from now on.
     Misbehave {
         /// How; truthful again if not said.

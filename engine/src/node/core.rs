@@ -177,7 +177,8 @@ impl Core {
         let Some(recorder) = &mut self.outbox.recorder else {
             return false;
         };
-        let (stored, changed) = (recorder.stored(), recorder.changed(now));
+        // The writer's thread has the machine's time, which nobody moves.
+        let (stored, changed) = (recorder.stored(), recorder.changed(Instant::now()));
         let time = self.time(now);
         if let Some(state) = changed {
             match state {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tracing::warn;
-use twostep_net::Net;
+use twostep_net::{CLOCK_OFFSET_MS_MAX, ClockOffset, Net};
 
 use crate::journal::faults::{DiskFaultHandle, DiskFaults};
 use crate::node::control::{Answer, Fault, FaultDirection};
@@ -11,6 +11,18 @@ use crate::types::{NodeId, Party};
 
 /// What is answered where they are not allowed.
 pub(super) const FAULTS_FORBIDDEN: &str = "this node takes no faults; start it with --faults true";
+
+/// Lets the clocks of all loops jump.
+pub(super) fn set_clock_offset(clock: &ClockOffset, ms: i64) -> Answer {
+    if ms.unsigned_abs() > CLOCK_OFFSET_MS_MAX.unsigned_abs() {
+        return Answer::Error(format!(
+            "clock-offset: expected -{CLOCK_OFFSET_MS_MAX} to {CLOCK_OFFSET_MS_MAX} ms, found {ms}"
+        ));
+    }
+    clock.set_ms(ms);
+    warn!("the clock is {ms} ms ahead from now on");
+    Answer::Done
+}
 
 /// Sets what is wrong with the disk of the journal from now on.
 pub(super) fn set_disk_faults(handle: Option<&DiskFaultHandle>, faults: DiskFaults) -> Answer {

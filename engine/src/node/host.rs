@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use tracing::{debug, info, warn};
-use twostep_net::{LinkDown, LinkId, Net, Service, queue};
+use twostep_net::{ClockOffset, LinkDown, LinkId, Net, Service, queue};
 
 use crate::batch::Batch;
 use crate::executor::{Executed, Executor};
@@ -19,7 +19,7 @@ use crate::machine::{Input, Question, SnapshotNews};
 use crate::node::control::{Answer, Asked, Request};
 use crate::node::core::{Core, Executing, LineLimit};
 use crate::node::effects::{ClientLinks, Direct};
-use crate::node::faults::{FAULTS_FORBIDDEN, set_disk_faults, set_fault};
+use crate::node::faults::{FAULTS_FORBIDDEN, set_clock_offset, set_disk_faults, set_fault};
 use crate::node::report::{ExecutionReport, LinksReport};
 use crate::node::snapshots::{Snapshots, Told};
 use crate::state_machine::StateMachine;
@@ -35,6 +35,7 @@ pub(super) struct Host<S: StateMachine> {
     pub stopping: Arc<AtomicBool>,
     pub faults_allowed: bool,
     pub disk_faults: Option<DiskFaultHandle>,
+    pub clock: ClockOffset,
     pub refusal_lines: LineLimit,
 }
 
@@ -99,6 +100,7 @@ impl<S: StateMachine> Host<S> {
                 Answer::Done
             }
             Request::DiskFault(faults) => set_disk_faults(self.disk_faults.as_ref(), *faults),
+            Request::ClockOffset { ms } => set_clock_offset(&self.clock, *ms),
             Request::Heal {} => {
                 net.faults().clear();
                 info!("injecting no more faults");

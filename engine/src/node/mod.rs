@@ -55,8 +55,8 @@ use tracing::{info, warn};
 use twostep_crypto::{PublicIdentity, WeakKey};
 use twostep_net::pool::Pool;
 use twostep_net::{
-    Carrier, Idle, Limits, NetError, Reactor, ReactorConfig, Sleeper, WakeUp, dials, free_address,
-    queue,
+    Carrier, ClockOffset, Idle, Limits, NetError, Reactor, ReactorConfig, Sleeper, WakeUp, dials,
+    free_address, queue,
 };
 
 use crate::admission::ClientDirectory;
@@ -211,6 +211,10 @@ impl NodeBuilder {
                 Parties::of(&cluster),
             )?);
         }
+        let clock = ClockOffset::default();
+        for reactor in &mut reactors {
+            reactor.move_clock(clock.clone());
+        }
         let listen = listen_patiently(&mut reactors, wanted)?;
         for (peer, address) in cluster.resolve()? {
             if peer != node && dials(Party::Node(node), Party::Node(peer)) {
@@ -312,6 +316,7 @@ impl NodeBuilder {
                 stopping,
                 faults_allowed,
                 disk_faults,
+                clock: clock.clone(),
                 refusal_lines: core::LineLimit::new(now),
             };
             Box::new(move || Ok(reactor.run(&mut host)?))
@@ -325,6 +330,7 @@ impl NodeBuilder {
                 stopping,
                 faults_allowed,
                 disk_faults,
+                clock: clock.clone(),
                 idle,
                 lanes: reactors.iter().map(Reactor::waker).collect(),
                 sleeper,

@@ -48,7 +48,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-use twostep_net::{Idle, Reactor, Sleeper, WakeUp, pin, queue};
+use twostep_net::{ClockOffset, Idle, Reactor, Sleeper, WakeUp, pin, queue};
 
 use self::execution::{ExecutionLoop, execution};
 use self::gathering::Gathering;
@@ -84,6 +84,7 @@ pub(super) struct Plan<S: StateMachine> {
     pub stopping: Arc<AtomicBool>,
     pub faults_allowed: bool,
     pub disk_faults: Option<DiskFaultHandle>,
+    pub clock: ClockOffset,
     pub idle: Idle,
     /// What wakes each lane.
     pub lanes: Vec<WakeUp>,
@@ -111,6 +112,7 @@ impl<S: StateMachine + 'static> Loops<S> {
             stopping,
             faults_allowed,
             disk_faults,
+            clock,
             idle,
             lanes: lane_wakers,
             sleeper,
@@ -167,6 +169,7 @@ impl<S: StateMachine + 'static> Loops<S> {
             stopping,
             faults_allowed,
             disk_faults,
+            clock,
             sleeper,
             gathering: Gathering::default(),
             turns: 0,

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use tracing::{info, warn};
-use twostep_net::{Sleeper, queue};
+use twostep_net::{Clock, ClockOffset, Sleeper, queue};
 
 use super::chunk::{Chunk, Item};
 use super::execution::{Outcome, Remote};
@@ -21,7 +21,7 @@ use crate::journal::faults::DiskFaultHandle;
 use crate::machine::Input;
 use crate::node::control::{Answer, Asked, Request};
 use crate::node::core::Core;
-use crate::node::faults::{FAULTS_FORBIDDEN, set_disk_faults};
+use crate::node::faults::{FAULTS_FORBIDDEN, set_clock_offset, set_disk_faults};
 use crate::node::refused_time::thread_time;
 use crate::node::report::ExecutionReport;
 use crate::node::stages::Stage;
@@ -47,6 +47,7 @@ pub(super) struct OrderLoop {
     pub stopping: Arc<AtomicBool>,
     pub faults_allowed: bool,
     pub disk_faults: Option<DiskFaultHandle>,
+    pub clock: ClockOffset,
     pub sleeper: Sleeper,
     pub gathering: Gathering,
     pub turns: u64,
@@ -57,7 +58,8 @@ pub(super) struct OrderLoop {
 impl OrderLoop {
     /// Works until the node ends.
     pub fn run(mut self) {
-        let mut now = Instant::now();
+        let mut clock = Clock::new(self.clock.clone());
+        let mut now = clock.read();
         while !self.stopping.load(Ordering::Acquire) {
             let worked = self.turn(now);
             let waiting = self.lanes.iter().any(|lane| !lane.chunks.is_empty());
@@ -65,9 +67,10 @@ impl OrderLoop {
             if !more {
                 let deadlines = [self.core.deadline(), self.gathering.deadline()];
                 let deadline = deadlines.into_iter().flatten().min();
-                self.sleeper.wait(now, worked, deadline);
+                let deadline = deadline.map(|deadline| clock.real_at(deadline));
+                self.sleeper.wait(clock.real(), worked, deadline);
             }
-            now = Instant::now();
+            now = clock.read();
         }
     }
 
@@ -203,6 +206,7 @@ impl OrderLoop {
                     Answer::Done
                 }
             }
+            Request::ClockOffset { ms } => set_clock_offset(&self.clock, *ms),
             Request::DiskFault(faults) => set_disk_faults(self.disk_faults.as_ref(), *faults),
             Request::Heal {} => {
                 for lane in &mut self.lanes {

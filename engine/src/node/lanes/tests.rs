@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use twostep_crypto::{Identity, MacKey, authenticator_key};
 use twostep_net::pool::Pool;
-use twostep_net::{Counters, Idle, LinkId, Sleeper, WakeUp, queue};
+use twostep_net::{ClockOffset, Counters, Idle, LinkId, Sleeper, WakeUp, queue};
 
 use super::chunk::Chunk;
 use super::gathering::ROUND_TIME_MAX;
@@ -280,6 +280,7 @@ fn loops(cluster: &Cluster, node: u16, lanes: usize) -> (Loops<KeyValue>, queue:
         stopping: Arc::new(AtomicBool::new(false)),
         faults_allowed: true,
         disk_faults: None,
+        clock: ClockOffset::default(),
         idle: Idle::default(),
         lanes: (0..lanes).map(|_| WakeUp::new(|| {})).collect(),
         sleeper: Sleeper::new(Idle::default()),
