@@ -13,6 +13,7 @@
 //! | [`config`] | what load to make |
 //! | [`load`] | opening, running, draining, reading back |
 //! | [`ledger`] | gaps and duplicates of one session |
+//! | [`mixture`] | another load, for hard times: many kinds of operations on few keys, judged by its history |
 //! | [`under_way`], [`recording`] | the calls that have not ended, and the history of all |
 //! | [`report`] | what comes out, field by field |
 //! | [`page`] | a report as one page of HTML |
@@ -27,6 +28,7 @@ pub mod floor;
 pub mod lab;
 pub mod ledger;
 pub mod load;
+pub mod mixture;
 pub mod page;
 pub mod recording;
 pub mod report;

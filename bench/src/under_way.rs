@@ -53,16 +53,26 @@ impl<T> UnderWay<T> {
         about: T,
         now: Time,
     ) -> Result<Seq, CallRefused> {
+        let make = |token| core.call(handle, operation, token, now);
+        self.call_with(make, session, operation, |_| about)
+    }
+
+    /// Makes a call as `make` does with its token, in a session that is open; `about` is told its number.
+    ///
+    /// # Errors
+    /// [`CallRefused`], and then nothing is under way.
+    pub fn call_with(
+        &mut self,
+        make: impl FnOnce(u64) -> Result<Seq, CallRefused>,
+        session: SessionId,
+        operation: &[u8],
+        about: impl FnOnce(Seq) -> T,
+    ) -> Result<Seq, CallRefused> {
         let invoked = self.recording.time();
-        let place = self.free.pop().unwrap_or(self.calls.len());
-        let seq = core
-            .call(handle, operation, place as u64, now)
-            .inspect_err(|_| {
-                if place < self.calls.len() {
-                    self.free.push(place);
-                }
-            })?;
-        self.begin(place, (session, seq), invoked, operation, about);
+        let place = self.free.last().copied().unwrap_or(self.calls.len());
+        let seq = make(place as u64)?;
+        self.free.pop();
+        self.begin(place, (session, seq), invoked, operation, about(seq));
         Ok(seq)
     }
 
