@@ -48,6 +48,8 @@ pub struct SeedReport {
     pub recovery_per_mille: u64,
     /// Regencies above 0 that correct nodes entered.
     pub regency_changes: u64,
+    /// Snapshots that learners took up from others.
+    pub snapshots_installed: u64,
     /// How often the liars lied, by strategy.
     pub lies: BTreeMap<&'static str, Lies>,
     /// The property that was violated, and how.
@@ -463,6 +465,7 @@ fn report(world: &World<'_>, seed: u64, verdict: Result<Recovery, Ended>) -> See
         virtual_ms: world.now().0 / 1_000_000,
         recovery_per_mille,
         regency_changes: world.regency_changes(),
+        snapshots_installed: world.installed(),
         lies: world.lies(),
         violation,
         stall,

@@ -240,8 +240,20 @@ fn read_chunk(file: &dyn File, chunk: u64, chunk_bytes: usize) -> io::Result<Vec
 
 #[cfg(test)]
 mod tests {
+    use twostep_crypto::{Identity, Signature};
+
     use super::super::memory::MemoryFolder;
     use super::*;
+    use crate::batch::Batch;
+    use crate::configuration::{Admission, Configuration, Limits, Member, Roles};
+    use crate::executor::Executor;
+    use crate::key_value::{KeyValue, Operation};
+    use crate::machine::{SnapshotNews, SnapshotTask};
+    use crate::message::{Snapshot, SnapshotCertificate, SnapshotVoice};
+    use crate::quorum::FaultModel;
+    use crate::snapshot::{Keeper, KeeperOutcome, chunk_bytes};
+    use crate::state_machine::{Context, StateMachine};
+    use crate::types::{ClientId, Digest, NodeId, Seq, SessionId};
 
     const CHUNK: usize = 8;
 
@@ -293,5 +305,135 @@ mod tests {
         assert_eq!(read, [b"12345678".to_vec(), b"tail".to_vec()]);
         second.remove(Decree(16));
         assert!(second.source(Decree(16)).is_err());
+    }
+
+    /// Mode C, whose certificates need no keys: f = 1, S = 4.
+    fn configuration() -> Configuration {
+        let member = |seed: u8| Member {
+            roles: Roles::ALL,
+            public: Identity::from_seed([seed; 32]).public(),
+        };
+        let limits = Limits {
+            window: 8,
+            checkpoint_every: 4,
+            snapshot_every: 4,
+            body_bytes_max: 4096,
+            request_bytes_max: 512,
+            ..Limits::default()
+        };
+        let members = (1..=3).map(member).collect();
+        let (model, admission) = (FaultModel::Crash, Admission::Link);
+        Configuration::new(model, 1, members, limits, admission, [0; 16]).expect("consistent")
+    }
+
+    fn keeper(folder: &Arc<MemoryFolder>, configuration: &Configuration) -> Keeper {
+        let chunk_bytes = chunk_bytes(configuration.limits());
+        let folder = Arc::clone(folder) as Arc<dyn Folder>;
+        Keeper::new(
+            configuration,
+            Box::new(FolderStore::new(folder, chunk_bytes)),
+        )
+    }
+
+    /// A folder with one certified snapshot of a state of several chunks, and the digest of that state.
+    fn with_a_snapshot(configuration: &Configuration) -> (Arc<MemoryFolder>, Digest) {
+        let mut store = KeyValue::new();
+        for key in 0..200_u8 {
+            let (mut bytes, key) = (Vec::new(), [key]);
+            let put = Operation::Put {
+                key: &key,
+                value: &[key[0]; 100],
+            };
+            put.encode(&mut bytes);
+            let context = Context {
+                decree: Decree(1),
+                client: ClientId([0; 16]),
+                session: SessionId::NONE,
+                seq: Seq(1),
+            };
+            store.execute(&context, &bytes, &mut Vec::new());
+        }
+        let mut executor = Executor::new(configuration, store);
+        let noop = Batch::noop(&configuration.scope());
+        for decree in 1..=4 {
+            executor.execute(Decree(decree), &noop);
+        }
+        let folder = MemoryFolder::new();
+        let mut keeper = keeper(&folder, configuration);
+        keeper.image(executor.take_image().expect("a multiple of S"));
+        while keeper.has_work() {
+            keeper.work();
+        }
+        let Some(KeeperOutcome::News(SnapshotNews::Imaged { decree, root })) = keeper.outcome()
+        else {
+            panic!("an image is made of it");
+        };
+        let snapshot = Snapshot {
+            decree,
+            chain: Digest([1; 32]),
+            results: executor.results(),
+            root,
+        };
+        let voice = |learner| SnapshotVoice {
+            learner: NodeId(learner),
+            signature: Signature([0; 64]),
+        };
+        let certificate = SnapshotCertificate {
+            snapshot,
+            voices: vec![voice(0), voice(2)],
+        };
+        keeper.perform(SnapshotTask::Certified(Box::new(certificate)));
+        (folder, executor.state_digest())
+    }
+
+    /// The digest of the state that a new keeper over the folder gives, if it gives one.
+    fn found(folder: &Arc<MemoryFolder>, configuration: &Configuration) -> Option<Digest> {
+        let (_, mut source) = keeper(folder, configuration).newest()?;
+        let mut executor = Executor::new(configuration, KeyValue::new());
+        let snapshot = Snapshot {
+            decree: Decree(4),
+            chain: Digest::ZERO,
+            results: Digest::ZERO,
+            root: Digest::ZERO,
+        };
+        let installed = executor.install(&snapshot, &mut *source);
+        installed.expect("what is sound can be taken up");
+        Some(executor.state_digest())
+    }
+
+    #[test]
+    fn a_damaged_byte_anywhere_is_found_and_the_snapshot_is_not_used() {
+        let configuration = configuration();
+        let (folder, state) = with_a_snapshot(&configuration);
+        assert_eq!(found(&folder, &configuration), Some(state));
+        let names = folder.list().expect("a folder in memory");
+        assert_eq!(names.len(), 3, "{names:?}");
+        for name in names {
+            let size = folder.open(&name).and_then(|file| file.size());
+            for at in 0..usize::try_from(size.expect("a file in memory")).expect("small") {
+                let copy = folder.copy();
+                copy.damage(&name, |bytes| bytes[at] ^= 1);
+                // A name or a number in the certificate of mode C may be another valid one; the state is not.
+                let found = found(&copy, &configuration);
+                assert!(
+                    found.is_none() || (name.ends_with("certificate") && found == Some(state)),
+                    "byte {at} of {name}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_snapshot_that_is_cut_short_anywhere_is_not_used() {
+        let configuration = configuration();
+        let (folder, _) = with_a_snapshot(&configuration);
+        for name in folder.list().expect("a folder in memory") {
+            let size = folder.open(&name).and_then(|file| file.size());
+            for len in (0..usize::try_from(size.expect("a file")).expect("small")).step_by(7) {
+                let copy = folder.copy();
+                copy.damage(&name, |bytes| bytes.truncate(len));
+                assert_eq!(found(&copy, &configuration), None, "{name} cut at {len}");
+            }
+        }
     }
 }

@@ -2,11 +2,15 @@
 
 use twostep_crypto::Digest;
 use twostep_engine::machine::To;
-use twostep_engine::message::{CheckpointClaim, Message, ReplyEntries, Status, Values};
-use twostep_engine::types::{Decree, Regency};
+use twostep_engine::message::{
+    CheckpointClaim, Message, ReplyEntries, Snapshot, SnapshotCertificate, SnapshotClaim,
+    SnapshotVoice, Status, Values,
+};
+use twostep_engine::types::{Decree, Regency, Time};
+use twostep_net::pool::Body;
 
-use super::Strategy;
 use super::liar::Mouth;
+use super::{Every, Strategy};
 
 /// Lies to other learners, to the leader and to clients.
 pub struct LyingLearner;
@@ -93,5 +97,86 @@ impl Strategy for LyingLearner {
             }
             _ => false,
         }
+    }
+}
+
+/// Signs snapshots of states that never were, offers what nobody certified, and gives wrong chunks or none.
+#[derive(Default)]
+pub struct SnapshotLiar {
+    next: Every,
+}
+
+impl Strategy for SnapshotLiar {
+    fn say(&mut self, to: To, message: &Message<'_>, mouth: &mut Mouth<'_>) -> bool {
+        match message {
+            Message::Snapshot(claim) => {
+                let mut snapshot = claim.snapshot;
+                match mouth.random.below(3) {
+                    0 => snapshot.root = Digest([7; 32]),
+                    1 => snapshot.chain = Digest([7; 32]),
+                    _ => snapshot.decree = Decree(snapshot.decree.0.saturating_mul(2)),
+                }
+                mouth.lie_to(to, &Message::Snapshot(claimed(snapshot, mouth)));
+                true
+            }
+            Message::Chunk { .. } if mouth.random.chance(300) => {
+                mouth.withhold(to);
+                true
+            }
+            Message::Chunk {
+                decree,
+                place,
+                bytes,
+            } => {
+                let mut wrong = bytes.to_vec();
+                let at = mouth.random.below(wrong.len().max(1) as u64);
+                if let Some(byte) = wrong.get_mut(usize::try_from(at).unwrap_or(0)) {
+                    *byte ^= 1;
+                }
+                let lie = Message::Chunk {
+                    decree: *decree,
+                    place: *place,
+                    bytes: Body::from_vec(wrong),
+                };
+                mouth.lie_to(to, &lie);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn tick(&mut self, mouth: &mut Mouth<'_>) {
+        if !self.next.due(mouth.now, mouth.means.t0) {
+            return;
+        }
+        // Its own signature, and again in the name of another learner.
+        let every = mouth.means.configuration.limits().snapshot_every;
+        let snapshot = Snapshot {
+            decree: Decree(every * mouth.random.between(1, 1000)),
+            chain: Digest([7; 32]),
+            results: Digest([7; 32]),
+            root: Digest([7; 32]),
+        };
+        let own = SnapshotVoice::of(&claimed(snapshot, mouth));
+        let learners = mouth.means.configuration.learners();
+        let voices = learners.iter().take(mouth.means.configuration.f() + 1);
+        let voices = voices.map(|learner| SnapshotVoice { learner, ..own });
+        let certificate = SnapshotCertificate {
+            snapshot,
+            voices: voices.collect(),
+        };
+        mouth.lie(learners, &Message::SnapshotCertificate(certificate));
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        Some(self.next.0)
+    }
+}
+
+fn claimed(snapshot: Snapshot, mouth: &Mouth<'_>) -> SnapshotClaim {
+    SnapshotClaim {
+        snapshot,
+        learner: mouth.means.me,
+        signature: mouth.means.sign(snapshot).signature,
     }
 }

@@ -19,6 +19,7 @@
 //! | `proof-hoarder` | proposer | keeps proofs back and shows old ones later | votes go to all (4) |
 //! | `vote-inflater` | proposer | votes for 2^64 − 1 | f+1 votes amplify, 2f+1 prove (4) |
 //! | `lying-learner` | learner | wrong values, acks, checkpoints, replies, states | f+1 equal answers, 2f+1 checkpoints (5) |
+//! | `snapshot-liar` | learner | snapshots of states that never were, forged certificates, wrong chunks or none | f+1 signatures, every chunk under the signed root (5.4) |
 //! | `censoring-leader` | proposer | is deaf for some clients | overdue requests (4) |
 //! | `slow-leader` | proposer | proposes once in 1.01 T | the timer (4) |
 //! | `twins` | any | two copies of the node, each true to the part of the network that it hears | one key counts once (2, 3) |
@@ -79,7 +80,7 @@ pub struct Entry {
 }
 
 /// All strategies.
-pub const STRATEGIES: [Entry; 20] = [
+pub const STRATEGIES: [Entry; 21] = [
     entry("silent", any, || Box::new(voting::Silent)),
     entry("equivocating-leader", proposer, || {
         Box::new(leading::Equivocator::split())
@@ -110,6 +111,9 @@ pub const STRATEGIES: [Entry; 20] = [
     }),
     entry("lying-learner", learner, || {
         Box::new(learning::LyingLearner)
+    }),
+    entry("snapshot-liar", learner, || {
+        Box::<learning::SnapshotLiar>::default()
     }),
     entry("censoring-leader", proposer, || Box::new(leading::Censor)),
     entry("slow-leader", proposer, || Box::<leading::Slow>::default()),
