@@ -18,7 +18,7 @@
 
 use std::time::Duration;
 
-use twostep_crypto::Verified;
+use twostep_crypto::{Signed, Verified};
 
 use crate::message::{ProofOfLeadership, RegencyVote};
 use crate::quorum::Quorums;
@@ -186,6 +186,15 @@ impl Ballots {
             amplify: largest(self.amplify),
             proved: largest(self.leadership),
         }
+    }
+
+    /// f+1 votes for `regency` or higher ones, if there are so many, else fewer.
+    #[must_use]
+    pub fn support(&self, regency: Regency) -> Vec<Signed<RegencyVote>> {
+        let votes = self.votes.iter().flatten();
+        let high = votes.filter(|vote| vote.content().regency >= regency);
+        let high = high.map(|vote| vote.signed().clone());
+        high.take(self.amplify).collect()
     }
 
     /// The proof for [`Standing::proved`]: the votes for it or higher regencies, as many as it takes.

@@ -13,7 +13,7 @@
 //! The thresholds of all fault models are in [`quorum`], the one place in which the modes differ.
 //!
 //! ```text
-//! types → quorum → configuration → batch → message → { wire, record } → machine → window → rules
+//! types → quorum → configuration → batch → message → { wire, record } → machine → window → recall → rules
 //!       → { proposer, election, recovery, acceptor, learner, checkpoint, session } → replica, executor, client → journal → node
 //! ```
 //!
@@ -25,6 +25,9 @@
 //!
 //! A bundle that some acceptors cannot verify stops nobody: [`doubt`] is the acceptor's part of that,
 //! [`complaint`] the proposer's.
+//!
+//! A node that stops goes on from its records ([`record`], [`replica::Replica::restore`]); one that lost them asks the
+//! others before it takes part again: [`recall`].
 //!
 //! [`prechecked`]: what another loop may check for the one that orders.
 //!
@@ -58,6 +61,7 @@ pub mod peers;
 pub mod prechecked;
 pub mod proposer;
 pub mod quorum;
+pub mod recall;
 pub mod record;
 pub mod recovery;
 pub mod replica;

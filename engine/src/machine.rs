@@ -271,6 +271,11 @@ pub enum Event {
         /// T of PROTOCOL.md section 4.
         timeout: Duration,
     },
+    /// The node had lost its disk and takes part again.
+    Rejoined {
+        /// In which regency.
+        regency: Regency,
+    },
     /// The window moved.
     Low {
         /// The newest certified checkpoint.
@@ -349,6 +354,8 @@ pub enum Again {
     Vote,
     /// A gather.
     Gather,
+    /// A question for what others remember.
+    Recall,
 }
 
 /// How a decree was learned.

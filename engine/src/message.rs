@@ -24,6 +24,8 @@
 //! | `NackAuth` | acceptor | acceptors, proposers | link MAC | when the doubted proposal comes again |
 //! | `AckAuth` | acceptor | who doubts | link MAC | for every `NackAuth` |
 //! | `WantSignature` | leader(r) | client | link MAC | when doubted again, at most once per T0/4; for every tagged bundle of a client on signatures |
+//! | `Recall` | node without its disk | all | link MAC | every T0/4 until enough answered |
+//! | `Recalled` | node with its disk | who asked | the signatures inside; mode C: link MAC | when asked |
 //! | `BundleSignature` | client, then the leader | leader; acceptors, proposers | the signature inside | when asked again; when doubted again |
 //! | `Snapshot` | learner | learners | signature (mode C: link MAC) | every T0/4 until a snapshot ≥ s is certified |
 //! | `SnapshotCertificate` | learner | learner that is behind | the signatures inside | for every `Pull` below the log, every `AskSnapshot`, and whatever shows an older one, at most once per T0/4 |
@@ -221,6 +223,10 @@ pub enum Message<'a> {
         /// Not yet checked.
         bytes: Body,
     },
+    /// A node lost its disk and asks what the others remember (see [`crate::recall`]).
+    Recall,
+    /// What a node remembers that bears on what the one who asks may have promised.
+    Recalled(Box<Recalled>),
 }
 
 impl Message<'_> {
@@ -239,6 +245,10 @@ impl Message<'_> {
             Message::Proof(proof) | Message::Denied(proof) | Message::Gather { proof, .. } => {
                 proof.votes.len()
             }
+            Message::Recalled(recalled) => {
+                let low = recalled.low.as_ref().map_or(0, |low| low.voices.len());
+                recalled.proof.votes.len() + recalled.support.len() + low
+            }
             Message::Report(report) => of(report),
             Message::NewRegency(shown) => {
                 shown.proof.votes.len() + shown.voucher.iter().map(of).sum::<usize>()
@@ -256,6 +266,7 @@ impl Message<'_> {
             | Message::AckAuth { .. }
             | Message::WantSignature { .. }
             | Message::BundleSignature { .. }
+            | Message::Recall
             | Message::AskSettled { .. }
             | Message::Settled { .. }
             | Message::AskSnapshot { .. }
@@ -477,6 +488,21 @@ pub struct NewRegency {
     pub proof: ProofOfLeadership,
     /// The reports, ascending by signer.
     pub voucher: Vec<Signed<Report>>,
+}
+
+/// What a node remembers: its answer to `Recall`. What is not proved does not count.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recalled {
+    /// The regency that it is in.
+    pub regency: Regency,
+    /// Why; empty in regency 0 and in mode C.
+    pub proof: ProofOfLeadership,
+    /// The highest regency that it voted for; its own regency if that is higher, or if it does not vote.
+    pub voted: Regency,
+    /// f+1 votes for that or higher ones, ascending by signer, if it is more than one above its regency.
+    pub support: Vec<Signed<RegencyVote>>,
+    /// Its newest certified checkpoint.
+    pub low: Option<Certificate>,
 }
 
 /// Consecutive values, still in the receive buffer.

@@ -152,6 +152,16 @@ impl Proposer {
         Some((decree, batch, since))
     }
 
+    /// The next decree, if a slot is free, to be filled with nothing: the caller proposes a NOOP for it.
+    pub fn fill(&mut self, progress: Decree, in_flight_max: u64) -> Option<Decree> {
+        let decree = self.proposed.next();
+        let free = self.proposed.since(progress) < in_flight_max && self.slots.contains(decree);
+        if free {
+            self.proposed = decree;
+        }
+        free.then_some(decree)
+    }
+
     /// Takes a bundle that many send at the same time (a retry, or a relay of one): each once in a regency.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ mod doubting;
 mod execution;
 mod ordering;
 mod past;
+mod rejoining;
 mod restoring;
 mod retrying;
 mod saying;
@@ -29,6 +30,7 @@ mod suspecting;
 #[cfg(test)]
 pub(crate) mod testing;
 mod transferring;
+mod trouble;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -41,10 +43,12 @@ use self::acknowledging::Told;
 use self::doubting::{Doubting, Nack};
 use self::ordering::Proposal;
 pub use self::past::{Contradiction, RestoreError};
+use self::rejoining::Filling;
 pub use self::restoring::Execute;
 use self::restoring::Waking;
 use self::snapshotting::Snapshots;
 use self::suspecting::Election;
+use self::trouble::Trouble;
 use crate::acceptor::Acceptor;
 use crate::acks::Acks;
 use crate::admission::{ClientDirectory, Gate};
@@ -62,6 +66,7 @@ use crate::message::{
 use crate::peers::{Peers, Readiness};
 use crate::prechecked::{Content, Horizon, Precheck, Prechecked};
 use crate::proposer::Proposer;
+use crate::recall::{Floor, Recall};
 use crate::recovery::Lead;
 use crate::resend::{Pace, Resend};
 use crate::rules::{Rules, Standard};
@@ -101,7 +106,8 @@ pub struct Setup {
 pub enum Standing {
     /// It knows all that it ever promised: nothing yet, or what its journal tells from its birth on.
     Born,
-    /// It does not know what it promised: it learns, but never votes, reports or proposes, and counts among f.
+    /// It does not know what it promised: it learns, but neither votes, reports nor proposes, and counts among f, until
+    /// the others have told it enough ([`crate::recall`]).
     LostDisk,
     /// It had lost its disk, and knows for sure by now that it does not break what it may have promised.
     Rejoined,
@@ -117,7 +123,7 @@ pub struct Replica<R: Rules = Standard> {
     tuning: Tuning,
     pool: Pool,
     standing: Standing,
-    journal: JournalState,
+    trouble: Trouble,
     gate: Arc<Gate>,
 
     regency: Regency,
@@ -167,6 +173,9 @@ pub struct Replica<R: Rules = Standard> {
     made: Signatures,
     /// What its first step does after a restart.
     waking: Option<Box<Waking>>,
+    /// What others remember, while this node has lost its disk.
+    recall: Option<Recall>,
+    filling: Filling,
 }
 
 /// One call of [`Machine::step`]: when it is, and where effects go.
@@ -247,6 +256,12 @@ pub struct ReplicaReport {
     pub leader: NodeId,
     /// Whether it abstains since it lost its disk.
     pub abstaining: bool,
+    /// Until when; none if it does not abstain, or too few others have told it what they remember.
+    pub abstains_until: Option<Floor>,
+    /// How its journal fares, and whether it steps back from leading because of it.
+    pub journal: JournalState,
+    /// Those that say that they have lost their disks, itself included. More than f of them cannot come back.
+    pub without_disks: NodeSet,
     /// The newest certified checkpoint.
     pub low: Decree,
     /// The highest decree up to which everything is learned.
@@ -360,7 +375,9 @@ impl<R: Rules> Replica<R> {
             values: Vec::new(),
             made: Signatures::default(),
             waking: None,
-            journal: JournalState::Ok,
+            recall: None,
+            filling: Filling::default(),
+            trouble: Trouble::default(),
             rules,
             configuration,
             scope,
@@ -418,6 +435,9 @@ impl<R: Rules> Replica<R> {
             regency: self.regency,
             leader: self.configuration.leader(self.regency),
             abstaining: self.standing == Standing::LostDisk,
+            abstains_until: self.recall.as_ref().and_then(Recall::found),
+            journal: self.trouble.state,
+            without_disks: self.without_disks(),
             low: self.low,
             learned: self.learned(),
             chain: self.learner.as_ref().map_or(Digest::ZERO, Learner::chain),
@@ -668,6 +688,8 @@ impl<R: Rules> Replica<R> {
                 place,
                 bytes,
             } => self.take_chunk(from, decree, place, bytes, step),
+            Message::Recall => self.serve_recall(from, step),
+            Message::Recalled(recalled) => self.take_recalled(from, *recalled, step),
             Message::Replies { .. } | Message::Busy { .. } | Message::WantSignature { .. } => {
                 Err(Refusal::Role)
             }
@@ -675,6 +697,8 @@ impl<R: Rules> Replica<R> {
     }
 
     fn tick(&mut self, step: &mut Step<'_>) {
+        self.watch_journal(step);
+        self.recall_on(step);
         self.keep_time(step);
         self.propose_next(step);
         self.acknowledge(step);
@@ -721,7 +745,7 @@ impl<R: Rules> Machine for Replica<R> {
                 .fx
                 .send(To::Nodes(NodeSet::one(asker)), &Message::Settled { names }),
             Input::Snapshot(news) => self.take_news(news, step),
-            Input::Journal(state) => self.journal = state,
+            Input::Journal(state) => self.journal(state, step),
             Input::Tick => self.tick(step),
         }
     }
@@ -742,7 +766,12 @@ impl<R: Rules> Machine for Replica<R> {
             Lead::Gathering(gathering) => gathering.resend.at(),
             Lead::Following | Lead::Leading => None,
         };
+        let recall = self
+            .recall
+            .as_ref()
+            .filter(|recall| recall.found().is_none());
         [
+            recall.and_then(|recall| recall.resend.at()),
             proposer,
             acceptor,
             claim,

@@ -6,13 +6,15 @@
 //! | votes count together | equal votes, [`Quorums::learn`] of them | S6: votes of different regencies |
 //! | reports make a voucher | [`voucher_rule`] | S3: one signer several times |
 //! | a voucher binds | [`select`] | S7: pairs of value and psn |
+//! | a node without its disk abstains | what [`crate::recall`] finds | S12: until a window has passed |
 //!
 //! A replica and the exhaustive model ask the same [`Rules`], so what the model checks is what runs. [`Standard`] has no
 //! state and its calls are inlined: the common path pays nothing for the choice.
 
 use crate::machine::Refusal;
 use crate::quorum::{Choice, Quorums, Reported, select};
-use crate::types::{NodeId, NodeSet, Regency, Value};
+use crate::recall::Floor;
+use crate::types::{Decree, NodeId, NodeSet, Regency, Value};
 
 /// What the vote rule looks at: the acceptor's promise and one slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +97,12 @@ pub trait Rules {
     /// What the reports of a voucher bind; see [`select`].
     fn select(&self, quorums: &Quorums, reports: &[Option<Reported>]) -> Choice {
         select(quorums, reports)
+    }
+
+    /// Until when a node without its disk abstains, whose newest certified checkpoint is `low`: what enough others
+    /// remember.
+    fn floor(&self, found: Floor, _low: Decree, _window: u64) -> Floor {
+        found
     }
 }
 

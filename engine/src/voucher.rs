@@ -214,6 +214,27 @@ impl Examiner {
         regencies.into_iter().min().ok_or(Refusal::BadProof)
     }
 
+    /// Whether f+1 distinct proposers voted for `regency` or a higher one: a correct one is among them.
+    ///
+    /// # Errors
+    /// [`Refusal::BadProof`] or [`Refusal::BadSignature`].
+    pub fn support(&self, support: &ProofOfLeadership, regency: Regency) -> Result<(), Refusal> {
+        let signers = support.votes.iter().filter_map(|vote| vote.signer.node());
+        let signers: NodeSet = signers.collect();
+        let high = |vote: &Signed<RegencyVote>| vote.content.regency >= regency;
+        let enough = self.quorums.f + 1;
+        if support.votes.len() != enough
+            || signers.len() != enough
+            || !support.votes.iter().all(high)
+        {
+            return Err(Refusal::BadProof);
+        }
+        support
+            .votes
+            .iter()
+            .try_for_each(|vote| self.vote(vote.clone()).map(|_| ()))
+    }
+
     /// An acceptor's report for `regency`. Validity is a function of its bytes and the configuration only, so
     /// what convinces a leader convinces everyone.
     ///

@@ -32,6 +32,8 @@
 //! | 23 | `AckAuth` | regency u64 · decree u64 · bundle digest |
 //! | 24 | `WantSignature` | regency u64 · bundle digest |
 //! | 25 | `BundleSignature` | client · bundle digest · signature |
+//! | 26 | `Recall` | |
+//! | 27 | `Recalled` | regency u64 · proof · voted u64 · count u16 · regency vote … (ascending by signer) · has low u8 · certificate if so |
 //! | 32 | `Snapshot` | snapshot · learner u16 · signature |
 //! | 33 | `SnapshotCertificate` | snapshot certificate |
 //! | 34 | `AskSnapshot` | above u64 |
@@ -109,6 +111,8 @@ const NACK_AUTH: u8 = 22;
 const ACK_AUTH: u8 = 23;
 const WANT_SIGNATURE: u8 = 24;
 const BUNDLE_SIGNATURE: u8 = 25;
+const RECALL: u8 = 26;
+const RECALLED: u8 = 27;
 const SNAPSHOT: u8 = 32;
 const SNAPSHOT_CERTIFICATE: u8 = 33;
 const ASK_SNAPSHOT: u8 = 34;
@@ -233,6 +237,11 @@ pub fn encode_head<'m>(message: &'m Message<'_>, out: &mut Vec<u8>) -> &'m [u8] 
             out.push(SETTLED);
             write_names(*names, out);
         }
+        Message::Recall => out.push(RECALL),
+        Message::Recalled(recalled) => {
+            out.push(RECALLED);
+            proofs::write_recalled(recalled, out);
+        }
         Message::NackAuth { .. }
         | Message::AckAuth { .. }
         | Message::WantSignature { .. }
@@ -304,6 +313,7 @@ pub fn shows_signatures(bytes: &[u8]) -> bool {
         DENIED,
         SNAPSHOT,
         SNAPSHOT_CERTIFICATE,
+        RECALLED,
     ];
     bytes.first().is_some_and(|tag| signed.contains(tag))
 }
@@ -382,6 +392,8 @@ fn read_message<'a>(
         SETTLED => Message::Settled {
             names: read_names(reader)?,
         },
+        RECALL => Message::Recall,
+        RECALLED => Message::Recalled(Box::new(proofs::read_recalled(reader, bounds)?)),
         tag @ NACK_AUTH..=BUNDLE_SIGNATURE => doubts::read(tag, reader)?,
         tag @ SNAPSHOT..=CHUNK => snapshots::read(tag, reader, pool, bounds)?,
         tag => return Err(WireError::Tag(tag)),

@@ -118,6 +118,13 @@ pub fn message(message: &Message<'_>) -> String {
             place,
             bytes,
         } => format!("Chunk d{decree} #{place} of {} B", bytes.len()),
+        Message::Recall => "Recall".to_owned(),
+        Message::Recalled(recalled) => format!(
+            "Recalled r{}, voted r{}, low {}",
+            recalled.regency,
+            recalled.voted,
+            recalled.low.as_ref().map_or(0, |low| low.decree.0)
+        ),
     }
 }
 
@@ -155,6 +162,8 @@ pub fn kind(message: &Message<'_>) -> &'static str {
         Message::AskSnapshot { .. } => "AskSnapshot",
         Message::FetchChunk { .. } => "FetchChunk",
         Message::Chunk { .. } => "Chunk",
+        Message::Recall => "Recall",
+        Message::Recalled(_) => "Recalled",
     }
 }
 
@@ -229,6 +238,7 @@ pub fn event(event: &Event) -> String {
         Event::Timeout { timeout } => format!("waits {timeout:?} for its leader"),
         Event::Low { decree } => format!("low {decree}"),
         Event::Regency { regency } => format!("entered r{regency}"),
+        Event::Rejoined { regency } => format!("takes part again in r{regency}"),
         Event::Suspected { regency } => format!("suspects, wants r{regency}"),
         Event::Refused { from, why } => {
             let from = match from {

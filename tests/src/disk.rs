@@ -51,6 +51,8 @@ pub struct Disk {
     earlier: usize,
     /// Groups under way: the last record of each and when it is durable; both ascend.
     syncing: VecDeque<(RecordSeq, Time)>,
+    /// Whether nothing that is handed over now becomes durable until it is released.
+    stuck: bool,
     written: RecordSeq,
     durable: RecordSeq,
 }
@@ -65,16 +67,17 @@ impl Disk {
             records: Vec::new(),
             earlier: 0,
             syncing: VecDeque::new(),
+            stuck: false,
             written: RecordSeq(0),
             durable: RecordSeq(0),
         }
     }
 
-    /// Takes the records up to `seq` as one group; says when they are durable.
+    /// Takes the records up to `seq` as one group; says when they are durable, if that is known.
     ///
     /// # Panics
     /// If the numbers do not ascend: a machine numbers its records one by one.
-    pub fn write(&mut self, now: Time, seq: RecordSeq, group: Vec<OwnedRecord>) -> Time {
+    pub fn write(&mut self, now: Time, seq: RecordSeq, group: Vec<OwnedRecord>) -> Option<Time> {
         assert!(
             seq > self.written && seq.0 - self.written.0 == group.len() as u64,
             "record {} comes after record {}",
@@ -94,8 +97,24 @@ impl Disk {
         let earliest = self.syncing.back().map_or(now, |(_, at)| *at);
         let at = earliest.max(Time(now.0 + delay));
         self.written = seq;
+        if self.stuck {
+            return None;
+        }
         self.syncing.push_back((seq, at));
-        at
+        Some(at)
+    }
+
+    /// From now on nothing becomes durable.
+    pub fn stick(&mut self) {
+        self.stuck = true;
+    }
+
+    /// What was handed over meanwhile is durable now, up to the record that is returned.
+    pub fn release(&mut self, now: Time) -> RecordSeq {
+        self.stuck = false;
+        let earliest = self.syncing.back().map_or(now, |(_, at)| now.max(*at));
+        self.syncing.push_back((self.written, earliest));
+        self.written
     }
 
     /// No further sync hangs; one that does is left to end.
@@ -121,6 +140,7 @@ impl Disk {
     pub fn crash(&mut self, now: Time, fate: Fate) -> RecordSeq {
         self.durable(now);
         self.syncing.clear();
+        self.stuck = false;
         let left = match fate {
             Fate::Kept => self.written,
             Fate::TailLost => self.durable,
@@ -168,7 +188,7 @@ mod tests {
     fn records_become_durable_in_their_order() {
         let mut disk = Disk::new(SLOW, Random::new(3));
         let times: Vec<Time> = (1..=100)
-            .map(|seq| disk.write(Time(seq), RecordSeq(seq), one(seq)))
+            .filter_map(|seq| disk.write(Time(seq), RecordSeq(seq), one(seq)))
             .collect();
         assert!(
             times.is_sorted(),
@@ -187,18 +207,20 @@ mod tests {
             ..SLOW
         };
         let mut disk = Disk::new(hanging, Random::new(3));
-        assert_eq!(disk.write(Time(0), RecordSeq(1), one(1)), Time(50 * 20));
+        let at = disk.write(Time(0), RecordSeq(1), one(1));
+        assert_eq!(at, Some(Time(50 * 20)));
         assert_eq!(disk.settled_at(Time(0)), Time(50 * 20));
         disk.heal();
         let at = disk.write(Time(1), RecordSeq(2), one(2));
-        assert_eq!(at, Time(50 * 20), "it waits for the one that hangs only");
+        let expected = Some(Time(50 * 20));
+        assert_eq!(at, expected, "it waits for the one that hangs only");
     }
 
     #[test]
     fn a_crash_leaves_what_its_fate_says() {
         let left = |fate, random| {
             let mut disk = Disk::new(SLOW, Random::new(random));
-            let at = disk.write(Time(0), RecordSeq(1), one(1));
+            let at = disk.write(Time(0), RecordSeq(1), one(1)).unwrap();
             let later = Time(at.0 + 1);
             disk.write(later, RecordSeq(3), [one(2), one(3)].concat());
             let left = disk.crash(later, fate).0;
@@ -210,6 +232,21 @@ mod tests {
         }
         let torn: BTreeSet<u64> = (0..50).map(|random| left(Fate::Torn, random)).collect();
         assert!(torn.into_iter().eq([1, 2, 3]), "the durable one is there");
+    }
+
+    #[test]
+    fn what_a_stuck_disk_holds_is_lost_with_the_power_and_durable_once_it_is_released() {
+        for (released, left) in [(false, 1), (true, 2)] {
+            let mut disk = Disk::new(SyncProfile::INSTANT, Random::new(3));
+            disk.write(Time(1), RecordSeq(1), one(1));
+            disk.stick();
+            assert_eq!(disk.write(Time(2), RecordSeq(2), one(2)), None);
+            assert_eq!(disk.durable(Time(9)), RecordSeq(1));
+            if released {
+                assert_eq!(disk.release(Time(9)), RecordSeq(2));
+            }
+            assert_eq!(disk.crash(Time(9), Fate::TailLost), RecordSeq(left));
+        }
     }
 
     #[test]

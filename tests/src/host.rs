@@ -9,7 +9,7 @@ use std::time::Duration;
 use twostep_engine::batch::Batch;
 use twostep_engine::executor::Executor;
 use twostep_engine::key_value::KeyValue;
-use twostep_engine::machine::{Effects, Event, Machine, Question, Record, To};
+use twostep_engine::machine::{Effects, Event, JournalState, Machine, Question, Record, To};
 use twostep_engine::message::Message;
 use twostep_engine::record::OwnedRecord;
 use twostep_engine::replica::Standing;
@@ -48,6 +48,8 @@ pub struct Host {
     pub low: Decree,
     /// How long it waits for its leader, if it proposes.
     pub timeout: Duration,
+    /// What its journal says of itself.
+    pub journal: JournalState,
     /// Whether it ever lost its disk.
     pub standing: Standing,
     /// Whether it is down, or ever lost its disk; such a node counts among the f.

@@ -9,6 +9,7 @@ mod restarts;
 use std::time::Duration;
 
 use twostep_engine::configuration::{Limits, Roles, Tuning};
+use twostep_engine::machine::JournalState;
 use twostep_engine::quorum::FaultModel;
 use twostep_engine::types::{NodeId, NodeSet};
 
@@ -160,6 +161,23 @@ pub enum FaultKind {
         fate: Fate,
         /// When it starts again, with what its disk kept.
         rejoin_after: Option<Duration>,
+    },
+    /// A node loses its disk, if fewer than f others are faulty at that time, and starts again: it asks the others for what
+    /// it must know, and takes part again.
+    Loss {
+        /// Which one.
+        node: NodeId,
+        /// When it starts again.
+        after: Duration,
+    },
+    /// The journal of a node keeps nothing for a while.
+    Journal {
+        /// Whose.
+        node: NodeId,
+        /// What it says of itself: a slow one hangs, and says nothing.
+        state: JournalState,
+        /// For how long.
+        lasting: Duration,
     },
     /// All nodes that do not lie stop at once, and start again.
     Blackout {
@@ -335,13 +353,24 @@ impl Plan {
     /// a question and an answer.
     #[must_use]
     pub fn rest_bound(&self) -> Duration {
+        let pulls = Duration::from_nanos(2 * self.limits.window * self.hop_ns());
+        (self.clients.retry_max + self.tuning.t0 * 8 + pulls) * 4
+    }
+
+    /// How long a leader may fill the order for a node that lost its disk: 3W + K decrees, one after the other, each a
+    /// proposal, its votes and their acknowledgement.
+    #[must_use]
+    pub fn fill_bound(&self) -> Duration {
+        let decrees = 3 * self.limits.window + self.limits.checkpoint_every;
+        Duration::from_nanos(3 * decrees * self.hop_ns())
+    }
+
+    fn hop_ns(&self) -> u64 {
         let hang = if self.syncs.hang_per_mille > 0 { 20 } else { 1 };
-        let hop = self.links.delay_max_ns
+        self.links.delay_max_ns
             + self.syncs.delay_max_ns * hang
             + self.execution_max_ns
-            + self.turn_ns;
-        let pulls = Duration::from_nanos(2 * self.limits.window * hop);
-        (self.clients.retry_max + self.tuning.t0 * 8 + pulls) * 4
+            + self.turn_ns
     }
 }
 
@@ -516,7 +545,9 @@ mod tests {
                         FaultKind::Crash { node, .. } | FaultKind::Corrupt { node } => {
                             role(&roles[usize::from(node.0)])
                         }
-                        FaultKind::Blackout { .. }
+                        FaultKind::Loss { .. }
+                        | FaultKind::Journal { .. }
+                        | FaultKind::Blackout { .. }
                         | FaultKind::Cut { .. }
                         | FaultKind::Leader { .. } => false,
                     };

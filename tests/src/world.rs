@@ -23,7 +23,7 @@ use twostep_engine::admission::ClientDirectory;
 use twostep_engine::configuration::Configuration;
 use twostep_engine::executor::Executor;
 use twostep_engine::key_value::KeyValue;
-use twostep_engine::machine::{Event, Machine};
+use twostep_engine::machine::{Event, JournalState, Machine};
 use twostep_engine::message::Checkpoint;
 use twostep_engine::record::OwnedRecord;
 use twostep_engine::replica::{Execute, Replica, RestoreError, Setup, Standing};
@@ -118,6 +118,8 @@ pub struct World<'c> {
     faults: Vec<Fault>,
     intercepts: Vec<Intercept>,
     rejoining: usize,
+    /// Journals that keep nothing now.
+    stuck: usize,
     ticks_at_once: u32,
     trace: Trace,
     order: OrderChecker,
@@ -228,6 +230,7 @@ impl<'c> World<'c> {
             faults: plan.faults.clone(),
             intercepts: Vec::new(),
             rejoining: 0,
+            stuck: 0,
             ticks_at_once: 0,
             trace: Trace::new(transcript),
             order: OrderChecker::new(roles.len()),
@@ -271,6 +274,7 @@ impl<'c> World<'c> {
                 low: Decree::NONE,
                 timeout: world.plan.tuning.t0,
                 standing: Standing::Born,
+                journal: JournalState::Ok,
                 faulty: false,
             };
             world.hosts.push(host);
@@ -363,6 +367,7 @@ impl<'c> World<'c> {
             Happening::Tick { node, run } => self.tick(node, run),
             Happening::Turn { client } => self.turn(client),
             Happening::Rejoin { node } => self.rejoin(node),
+            Happening::Release { node, run } => self.release(node, run),
         }
     }
 

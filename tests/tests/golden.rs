@@ -14,7 +14,7 @@ use twostep_engine::batch::{
 use twostep_engine::configuration::{Admission, Configuration, Limits, Member, Roles};
 use twostep_engine::message::{
     Certificate, Checkpoint, CheckpointClaim, Message, NewRegency, Outcome, ProofOfLeadership,
-    RegencyVote, Reply, ReplyEntries, Report, ReportedVote, RequestNames, Snapshot,
+    Recalled, RegencyVote, Reply, ReplyEntries, Report, ReportedVote, RequestNames, Snapshot,
     SnapshotCertificate, SnapshotClaim, SnapshotVoice, Status, Values, Voice, WireError,
 };
 use twostep_engine::quorum::FaultModel;
@@ -111,7 +111,7 @@ const HEADER: &str = "\
 ";
 
 /// How many kinds of messages there are.
-const KINDS: usize = 30;
+const KINDS: usize = 32;
 
 /// Without a wildcard, so that a new message does not compile until it has a number here, and then needs a pin.
 fn kind(message: &Message<'_>) -> usize {
@@ -146,6 +146,8 @@ fn kind(message: &Message<'_>) -> usize {
         Message::AskSnapshot { .. } => 27,
         Message::FetchChunk { .. } => 28,
         Message::Chunk { .. } => 29,
+        Message::Recall => 30,
+        Message::Recalled(_) => 31,
     }
 }
 
@@ -454,6 +456,27 @@ fn messages<'a>(replies: &'a [u8], names: &'a [u8]) -> Vec<(&'static str, Messag
                 place: 0x0708,
                 bytes: Body::from_static(b"a chunk"),
             },
+        ),
+        ("recall", Message::Recall),
+        (
+            "recalled",
+            Message::Recalled(Box::new(Recalled {
+                regency,
+                proof: proof(),
+                voted: Regency(0x0102_0304_0506_070a),
+                support: proof().votes,
+                low: Some(certificate()),
+            })),
+        ),
+        (
+            "recalled.nothing",
+            Message::Recalled(Box::new(Recalled {
+                regency: Regency(0),
+                proof: ProofOfLeadership::default(),
+                voted: Regency(0),
+                support: Vec::new(),
+                low: None,
+            })),
         ),
     ]
 }

@@ -6,8 +6,9 @@ use proptest::sample::{Index, subsequence};
 use twostep_crypto::{Party, Signature, Signed};
 use twostep_engine::message::{
     Certificate, Checkpoint, CheckpointClaim, Message, NAME_BYTES, NewRegency, Outcome,
-    ProofOfLeadership, RegencyVote, Reply, ReplyEntries, Report, ReportedVote, RequestNames,
-    Snapshot, SnapshotCertificate, SnapshotClaim, SnapshotVoice, Status, Values, Voice, WireError,
+    ProofOfLeadership, Recalled, RegencyVote, Reply, ReplyEntries, Report, ReportedVote,
+    RequestNames, Snapshot, SnapshotCertificate, SnapshotClaim, SnapshotVoice, Status, Values,
+    Voice, WireError,
 };
 use twostep_engine::tracking::TRACKED_MAX;
 use twostep_engine::types::{ClientId, Decree, Digest, NodeId, Regency, Seq, SessionId, Value};
@@ -25,7 +26,7 @@ const BOUNDS: Bounds = Bounds {
     reply_bytes_max: 40,
 };
 
-const KINDS: usize = 30;
+const KINDS: usize = 32;
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
@@ -764,6 +765,14 @@ impl Parts {
                 place: number,
                 bytes: body(),
             },
+            30 => Message::Recall,
+            31 => Message::Recalled(Box::new(Recalled {
+                regency,
+                proof: self.proof.clone(),
+                voted: Regency(decree.0),
+                support: self.proof.votes.clone(),
+                low: self.flags.0.then(|| self.certificate.clone()),
+            })),
             _ => unreachable!("there are {KINDS} kinds"),
         }
     }

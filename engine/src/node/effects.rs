@@ -139,7 +139,7 @@ pub(super) struct EventCounts {
     doubts: u64,
     snapshots: u64,
     installed: u64,
-    sent_again: [u64; 9],
+    sent_again: [u64; 10],
 }
 
 /// The sink of one step.
@@ -207,6 +207,9 @@ impl<L: Links> Effects for Sink<'_, L> {
                 counts.regencies += 1;
                 info!("entered regency {regency}");
             }
+            Event::Rejoined { regency } => {
+                info!("takes part again after a lost disk, from regency {regency} on");
+            }
             Event::Suspected { regency } => {
                 warn!("the leader is suspected: this node wants regency {regency}");
             }
@@ -250,7 +253,7 @@ impl<L: Links> Effects for Sink<'_, L> {
     }
 }
 
-const SENT_AGAIN: [(&str, Again); 9] = [
+const SENT_AGAIN: [(&str, Again); 10] = [
     ("sent_again.propose", Again::Propose),
     ("sent_again.accepted", Again::Accepted),
     ("sent_again.checkpoint", Again::Checkpoint),
@@ -260,6 +263,7 @@ const SENT_AGAIN: [(&str, Again); 9] = [
     ("sent_again.gather", Again::Gather),
     ("sent_again.snapshot", Again::Snapshot),
     ("sent_again.ask_snapshot", Again::AskSnapshot),
+    ("sent_again.recall", Again::Recall),
 ];
 
 fn place(again: Again) -> usize {

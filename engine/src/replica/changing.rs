@@ -85,7 +85,7 @@ impl<R: Rules> Replica<R> {
             step.fx.send(To::Nodes(acceptors), &message);
         }
         self.promise(regency, step);
-        if matches!(self.lead, Lead::Gathering(_)) {
+        if matches!(self.lead, Lead::Gathering(_)) && self.keeps_records() {
             self.record_lead(step);
         }
         self.relay_tracked(step);
@@ -101,7 +101,10 @@ impl<R: Rules> Replica<R> {
     }
 
     /// The acceptor's part: a report that is a promise for every lower regency, durable before it is sent.
-    fn promise(&mut self, regency: Regency, step: &mut Step<'_>) {
+    pub(super) fn promise(&mut self, regency: Regency, step: &mut Step<'_>) {
+        if !self.keeps_records() {
+            return;
+        }
         let crash_only = self.crash_only();
         let Some(acceptor) = &mut self.acceptor else {
             if self.proposer.is_some() {
@@ -316,7 +319,10 @@ impl<R: Rules> Replica<R> {
             return;
         };
         let Some(plan) = gathering.plan() else { return };
-        if self.low < plan.base() || gathering.lacking(self.low).next().is_some() {
+        if !self.keeps_records()
+            || self.low < plan.base()
+            || gathering.lacking(self.low).next().is_some()
+        {
             return;
         }
         let Lead::Gathering(gathering) = std::mem::replace(&mut self.lead, Lead::Leading) else {
@@ -350,7 +356,7 @@ impl<R: Rules> Replica<R> {
         if let Some(proposer) = &mut self.proposer {
             proposer.begin(plan.top.max(self.low));
         }
-        self.order_tracked();
+        self.order_tracked(step.now);
         self.propose_next(step);
     }
 

@@ -279,7 +279,7 @@ impl<R: Rules> Replica<R> {
             .acceptor
             .as_ref()
             .map(|acceptor| acceptor.judge(&self.rules, regency, decree, doubt.value()));
-        if verdict == Some(Ok(Verdict::Vote)) {
+        if verdict == Some(Ok(Verdict::Vote)) && self.keeps_records() {
             self.vote(regency, decree, doubt.into_batch(), step);
         }
     }

@@ -34,7 +34,8 @@ impl<R: Rules> Replica<R> {
             let Some(learner) = &mut self.learner else {
                 return;
             };
-            if learner.learned().since(self.execution.executed) >= limits.window {
+            let behind = self.execution.executed.min(self.trouble.logged);
+            if learner.learned().since(behind) >= limits.window {
                 return;
             }
             let Some(learned) = learner.advance() else {
@@ -45,14 +46,7 @@ impl<R: Rules> Replica<R> {
             };
             let (decree, value) = (learned.decree, learned.batch.value());
             let chain = learner.chain();
-            self.recorded.0 += 1;
-            step.fx.store(
-                self.recorded,
-                &Record::Learned {
-                    decree,
-                    batch: &learned.batch,
-                },
-            );
+            self.record_learned(step);
             step.fx.observe(Event::Learned {
                 decree,
                 value,
@@ -116,7 +110,7 @@ impl<R: Rules> Replica<R> {
     fn skip_execution(&mut self, decree: Decree, chain: Option<Digest>, step: &mut Step<'_>) {
         (self.execution.executed, self.execution.delivered) = (decree, decree);
         if let Some(learner) = &mut self.learner {
-            learner.release(decree);
+            learner.release(decree.min(self.trouble.logged));
         }
         if let Some(chain) = chain {
             self.claim_checkpoint(
@@ -134,7 +128,9 @@ impl<R: Rules> Replica<R> {
     /// differently twice, also after a restart.
     pub(super) fn claim_checkpoint(&mut self, checkpoint: Checkpoint, step: &mut Step<'_>) {
         let decree = checkpoint.decree;
-        if decree >= self.checkpoints.low() && decree > self.claimed {
+        if !self.keeps_records() {
+            self.trouble.postpone(checkpoint);
+        } else if decree >= self.checkpoints.low() && decree > self.claimed {
             self.claimed = decree;
             self.made.checkpoints += u64::from(!self.crash_only());
             let claim = self
@@ -164,7 +160,7 @@ impl<R: Rules> Replica<R> {
         );
         self.execution.executed = decree;
         if let Some(learner) = &mut self.learner {
-            learner.release(decree);
+            learner.release(decree.min(self.trouble.logged));
         }
         self.end_tracking(replies);
         self.answer(replies, step);
@@ -243,6 +239,9 @@ impl<R: Rules> Replica<R> {
     }
 
     pub(super) fn store_low(&mut self, step: &mut Step<'_>) {
+        if !self.keeps_records() {
+            return;
+        }
         let certificate = self
             .checkpoints
             .newest()

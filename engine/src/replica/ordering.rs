@@ -6,7 +6,7 @@ use twostep_net::pool::Body;
 
 use super::{BUSY_RETRY_MS, Replica, Say, Standing, Step};
 use crate::batch::{Batch, Bundle};
-use crate::machine::{Event, JournalState, Question, Record, Refusal, To};
+use crate::machine::{Event, Question, Record, Refusal, To};
 use crate::message::{Message, ProofOfLeadership};
 use crate::prechecked::CheckedBatch;
 use crate::quorum::FaultModel;
@@ -59,7 +59,7 @@ impl<R: Rules> Replica<R> {
         if retry && self.answers_questions() {
             step.fx.ask(Question::Retried(bundle.clone()));
         }
-        let proposes = self.proposes();
+        let (proposes, in_trouble) = (self.proposes(), self.in_trouble(step.now));
         if proposes {
             self.must_sign(&bundle, step)?;
         }
@@ -72,11 +72,10 @@ impl<R: Rules> Replica<R> {
             };
         };
         authentic.unwrap_or_else(|| self.gate.check(&bundle.view(), &bundle.digest()))?;
-        let taken = match self.journal {
-            JournalState::Full | JournalState::Failed => Err(Refusal::Full),
-            JournalState::Ok | JournalState::Slow => {
-                proposer.submit(bundle, step.now, &self.tuning)
-            }
+        let taken = if in_trouble {
+            Err(Refusal::Full)
+        } else {
+            proposer.submit(bundle, step.now, &self.tuning)
         };
         taken.map_err(|why| self.busy(client, why, step))
     }
@@ -156,6 +155,7 @@ impl<R: Rules> Replica<R> {
             _ => {}
         }
         let voting = verdict == Some(Ok(Verdict::Vote))
+            && self.keeps_records()
             && !self.doubts_still(regency, decree, value, &body, step);
         // Under Must(v) at least f+1 correct acceptors voted v, and the first of them made the check; otherwise one bad
         // authenticator could block a recovery for ever (PROTOCOL.md section 3).
@@ -339,13 +339,13 @@ impl<R: Rules> Replica<R> {
             .acceptor
             .as_ref()
             .map(|acceptor| acceptor.judge(&self.rules, regency, decree, value));
-        if verdict == Some(Ok(Verdict::Vote)) {
+        if verdict == Some(Ok(Verdict::Vote)) && self.keeps_records() {
             self.vote(regency, decree, batch, step);
         }
     }
 
     pub(super) fn propose_next(&mut self, step: &mut Step<'_>) {
-        if !self.proposes() {
+        if !self.proposes() || self.in_trouble(step.now) {
             return;
         }
         if self
@@ -353,11 +353,11 @@ impl<R: Rules> Replica<R> {
             .as_ref()
             .is_some_and(|election| election.unordered)
         {
-            self.order_tracked();
+            self.order_tracked(step.now);
         }
         let bytes_max = self.configuration.limits().body_bytes_max as usize;
+        let progress = self.acks.reached_by(self.configuration.quorums().progress);
         loop {
-            let progress = self.acks.reached_by(self.configuration.quorums().progress);
             let Some(proposer) = &mut self.proposer else {
                 return;
             };
@@ -369,6 +369,7 @@ impl<R: Rules> Replica<R> {
                 &self.pool,
                 &self.scope,
             ) else {
+                self.fill(progress, step);
                 return;
             };
             let waited = step.now.since(since);

@@ -145,6 +145,7 @@ impl<R: Rules> Replica<R> {
     fn remember(&mut self, mut past: Past, mut waking: Waking) -> Result<(), RestoreError> {
         let shown = past.shown();
         self.acks.take(self.me, self.learned());
+        self.trouble.logged = self.learned();
         self.remember_low(&mut past)?;
         self.remember_checkpoints(&past, &mut waking);
         if self.standing == Standing::LostDisk && !past.abstains {

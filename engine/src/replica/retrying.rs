@@ -16,11 +16,11 @@
 use super::{Replica, Step};
 use crate::batch::{Authenticator, Bundle};
 use crate::configuration::Admission;
-use crate::machine::{JournalState, Question, Refusal, To};
+use crate::machine::{Question, Refusal, To};
 use crate::message::{Message, RequestNames};
 use crate::rules::Rules;
 use crate::tracking::News;
-use crate::types::{Decree, NodeId, NodeSet};
+use crate::types::{Decree, NodeId, NodeSet, Time};
 
 impl<R: Rules> Replica<R> {
     /// A client's retry: it is tracked until it is known to be executed, and passed on to the leader and all proposers,
@@ -41,7 +41,7 @@ impl<R: Rules> Replica<R> {
         if news.relayer {
             relay(&bundle, self.other_proposers(), step);
         }
-        self.order_retry(bundle, news)
+        self.order_retry(bundle, news, step.now)
     }
 
     /// A retry that another proposer passes on. Only signed ones are, since only those convince everybody. It goes on to
@@ -81,7 +81,7 @@ impl<R: Rules> Replica<R> {
         if news.requests {
             relay(&bundle, self.leader_besides_me(), step);
         }
-        self.order_retry(bundle, news)
+        self.order_retry(bundle, news, step.now)
     }
 
     /// Whether anybody can check who made it.
@@ -130,8 +130,8 @@ impl<R: Rules> Replica<R> {
         news
     }
 
-    fn order_retry(&mut self, bundle: Bundle, news: News) -> Result<(), Refusal> {
-        let can_order = self.can_order();
+    fn order_retry(&mut self, bundle: Bundle, news: News, now: Time) -> Result<(), Refusal> {
+        let can_order = self.can_order(now);
         let (Some(election), Some(proposer)) = (
             &mut self.election,
             self.proposer.as_mut().filter(|_| can_order),
@@ -149,14 +149,13 @@ impl<R: Rules> Replica<R> {
         taken
     }
 
-    fn can_order(&self) -> bool {
-        let room = matches!(self.journal, JournalState::Ok | JournalState::Slow);
-        room && self.proposes()
+    fn can_order(&self, now: Time) -> bool {
+        self.proposes() && !self.in_trouble(now)
     }
 
     /// Orders what is tracked and was not ordered in this regency, as far as there is room.
-    pub(super) fn order_tracked(&mut self) {
-        let can_order = self.can_order();
+    pub(super) fn order_tracked(&mut self, now: Time) {
+        let can_order = self.can_order(now);
         if let Some(election) = &mut self.election
             && let Some(proposer) = self.proposer.as_mut().filter(|_| can_order)
         {

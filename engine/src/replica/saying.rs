@@ -13,6 +13,7 @@ impl<R: Rules> Replica<R> {
         if self.stored == self.recorded {
             self.say(say, step);
         } else {
+            self.trouble.waits(step.now);
             self.held.push_back((self.recorded, say));
         }
     }
@@ -23,6 +24,7 @@ impl<R: Rules> Replica<R> {
             "the journal stored a record that was never written"
         );
         self.stored = self.stored.max(seq);
+        self.trouble.stored(step.now, self.stored < self.recorded);
         while let Some((_, say)) = self.held.pop_front_if(|(needs, _)| *needs <= seq) {
             self.say(say, step);
         }

@@ -181,7 +181,12 @@ impl<R: Rules> Replica<R> {
         if decree > certification.decree() {
             self.made.snapshots += u64::from(!self.crash_only());
             let claim = certification.sign(snapshot, self.me, self.identity.signing());
-            self.hold(Say::Snapshot(claim), step);
+            if decree > self.trouble.logged {
+                // The journal has no room for what it stands on.
+                self.trouble.postpone_snapshot(claim);
+            } else {
+                self.hold(Say::Snapshot(claim), step);
+            }
         }
         self.compare_snapshot(step);
     }

@@ -81,6 +81,22 @@ impl Election {
         }
     }
 
+    /// Takes part from this regency on, after a lost disk: it may have voted for it.
+    pub(super) fn begin(&mut self, regency: Regency) {
+        self.voted = regency;
+    }
+
+    /// The highest regency that it wants.
+    pub(super) fn voted(&self) -> Regency {
+        self.voted
+    }
+
+    /// f+1 votes for a regency or higher ones, as far as they are known.
+    pub(super) fn support(&self, regency: Regency) -> Vec<Signed<RegencyVote>> {
+        let ballots = self.ballots.as_ref();
+        ballots.map_or_else(Vec::new, |ballots| ballots.support(regency))
+    }
+
     pub(super) fn deadline(&self, current: Regency) -> Option<Time> {
         let wanted = self
             .said
@@ -127,7 +143,7 @@ impl<R: Rules> Replica<R> {
         let fired = election.pacemaker.fires(step.now);
         let overdue = election.tracking.overdue(step.now, progress, patience);
         let unsigned = self.doubting.gives_up(step.now, timeout / 2);
-        if fired || overdue || unsigned {
+        if (fired || overdue || unsigned) && self.keeps_records() {
             self.suspect(step);
         }
         self.ask_learners(step);
@@ -255,7 +271,7 @@ impl<R: Rules> Replica<R> {
     }
 
     /// Amplifies what f+1 want, and enters what 2f+1 want.
-    fn follow_votes(&mut self, step: &mut Step<'_>) {
+    pub(super) fn follow_votes(&mut self, step: &mut Step<'_>) {
         let Some(ballots) = self
             .election
             .as_ref()
@@ -269,7 +285,7 @@ impl<R: Rules> Replica<R> {
             self.enter(standing.proved, proof, step);
         }
         // Also right after entering: these votes are said again, but nothing more follows from them then.
-        if standing.amplify > self.regency {
+        if standing.amplify > self.regency && self.keeps_records() {
             self.vote_for(standing.amplify, step);
         }
     }

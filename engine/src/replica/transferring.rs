@@ -249,6 +249,7 @@ impl<R: Rules> Replica<R> {
         if decree > learned {
             learner.resume(decree, snapshot.chain);
             self.acks.take(self.me, decree);
+            self.trouble.logged = self.trouble.logged.max(decree);
             self.pull = Pull::default();
         }
         self.execution.executed = decree;

@@ -3,8 +3,8 @@
 use twostep_crypto::{Context, Party, Signable, Signed};
 
 use crate::message::{
-    Certificate, Checkpoint, CheckpointClaim, NewRegency, ProofOfLeadership, RegencyVote, Report,
-    ReportedVote, Voice, WireError,
+    Certificate, Checkpoint, CheckpointClaim, NewRegency, ProofOfLeadership, Recalled, RegencyVote,
+    Report, ReportedVote, Voice, WireError,
 };
 use crate::types::{Decree, NodeId, Regency, Value};
 
@@ -112,8 +112,12 @@ pub(super) fn read_regency_vote(reader: &mut Reader<'_>) -> Result<Signed<Regenc
 }
 
 pub(super) fn write_proof(proof: &ProofOfLeadership, out: &mut Vec<u8>) {
-    out.extend_from_slice(&count(proof.votes.len()).to_le_bytes());
-    for vote in &proof.votes {
+    write_votes(&proof.votes, out);
+}
+
+fn write_votes(votes: &[Signed<RegencyVote>], out: &mut Vec<u8>) {
+    out.extend_from_slice(&count(votes.len()).to_le_bytes());
+    for vote in votes {
         write_regency_vote(vote, out);
     }
 }
@@ -122,17 +126,18 @@ pub(super) fn read_proof(
     reader: &mut Reader<'_>,
     bounds: &Bounds,
 ) -> Result<ProofOfLeadership, WireError> {
-    const WHAT: &str = "the votes of a proof of leadership";
-    let count = reader.count_u16(WHAT, bounds.proposers)?;
-    let votes = read_ascending(
-        reader,
-        count,
-        REGENCY_VOTE_BYTES,
-        WHAT,
-        read_regency_vote,
-        |vote| vote.signer,
-    )?;
+    let votes = read_votes(reader, bounds, "the votes of a proof of leadership")?;
     Ok(ProofOfLeadership { votes })
+}
+
+fn read_votes(
+    reader: &mut Reader<'_>,
+    bounds: &Bounds,
+    what: &'static str,
+) -> Result<Vec<Signed<RegencyVote>>, WireError> {
+    let count = reader.count_u16(what, bounds.proposers)?;
+    let (bytes_min, key) = (REGENCY_VOTE_BYTES, |vote: &Signed<RegencyVote>| vote.signer);
+    read_ascending(reader, count, bytes_min, what, read_regency_vote, key)
 }
 
 pub(super) fn write_signed_report(report: &Signed<Report>, out: &mut Vec<u8>) {
@@ -205,6 +210,34 @@ pub(super) fn read_new_regency(
         regency,
         proof,
         voucher,
+    })
+}
+
+pub(super) fn write_recalled(recalled: &Recalled, out: &mut Vec<u8>) {
+    out.extend_from_slice(&recalled.regency.0.to_le_bytes());
+    write_proof(&recalled.proof, out);
+    out.extend_from_slice(&recalled.voted.0.to_le_bytes());
+    write_votes(&recalled.support, out);
+    out.push(u8::from(recalled.low.is_some()));
+    if let Some(low) = &recalled.low {
+        write_certificate(low, out);
+    }
+}
+
+pub(super) fn read_recalled(
+    reader: &mut Reader<'_>,
+    bounds: &Bounds,
+) -> Result<Recalled, WireError> {
+    Ok(Recalled {
+        regency: Regency(reader.u64("Recalled")?),
+        proof: read_proof(reader, bounds)?,
+        voted: Regency(reader.u64("Recalled")?),
+        support: read_votes(reader, bounds, "the votes of a Recalled")?,
+        low: if reader.flag("Recalled")? {
+            Some(read_certificate(reader, bounds)?)
+        } else {
+            None
+        },
     })
 }
 

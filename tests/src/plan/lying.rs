@@ -47,7 +47,11 @@ pub(super) fn draw(frame: &Frame, strategy: Option<&'static str>, seed: u64) -> 
             stopped = stopped.or(stays.then_some(node));
             stays
         }
-        FaultKind::Blackout { .. } | FaultKind::Cut { .. } | FaultKind::Leader { .. } => true,
+        FaultKind::Loss { .. }
+        | FaultKind::Journal { .. }
+        | FaultKind::Blackout { .. }
+        | FaultKind::Cut { .. }
+        | FaultKind::Leader { .. } => true,
         FaultKind::Corrupt { .. } => false,
     });
     plan.actors = liars(random, frame, plan.topology, stopped, strategy);

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use twostep_engine::batch::{Batch, Bundle};
+use twostep_engine::machine::{Input, JournalState};
 use twostep_engine::message::Message;
+use twostep_engine::record::OwnedRecord;
 use twostep_engine::replica::Standing;
 use twostep_engine::types::{Decree, NodeId, NodeSet, Time};
 use twostep_engine::wire;
@@ -109,6 +111,16 @@ impl World<'_> {
                     fate,
                     rejoin_after,
                 } => self.halt(node, fate, rejoin_after)?,
+                FaultKind::Journal {
+                    node,
+                    state,
+                    lasting,
+                } => self.trouble_journal(node, state, lasting)?,
+                FaultKind::Loss { node, after } => {
+                    if self.bears_one_more(node) {
+                        self.halt(node, Fate::AllLost, Some(after))?;
+                    }
+                }
                 FaultKind::Blackout { fate, after } => {
                     for node in self.configuration.nodes().minus(self.byzantine).iter() {
                         self.halt(node, fate, Some(after))?;
@@ -169,6 +181,64 @@ impl World<'_> {
         }
     }
 
+    /// A node's journal keeps nothing for a while, and says so, or just hangs.
+    pub(super) fn trouble_journal(
+        &mut self,
+        node: NodeId,
+        state: JournalState,
+        lasting: Duration,
+    ) -> Result<(), Finding> {
+        let host = &mut self.hosts[usize::from(node.0)];
+        if host.machine.is_none() || host.journal != JournalState::Ok {
+            return Ok(());
+        }
+        host.disk.stick();
+        host.journal = state;
+        self.stuck += 1;
+        let run = host.run;
+        self.queue
+            .push(self.now + lasting, Happening::Release { node, run });
+        self.trace
+            .event(self.now, Kind::Fault, u64::from(node.0), b"journal");
+        self.trace.line(self.now, || {
+            format!("the journal of n{} is {state:?}", node.0)
+        });
+        match state {
+            // It hangs, and so says nothing.
+            JournalState::Ok | JournalState::Slow => Ok(()),
+            JournalState::Full | JournalState::Failed => self.drive(node, Input::Journal(state)),
+        }
+    }
+
+    pub(super) fn release(&mut self, node: NodeId, run: u32) -> Result<(), Finding> {
+        self.stuck -= 1;
+        let host = &mut self.hosts[usize::from(node.0)];
+        if host.run != run {
+            return Ok(());
+        }
+        let told = matches!(host.journal, JournalState::Full | JournalState::Failed);
+        host.journal = JournalState::Ok;
+        let seq = host.disk.release(self.now);
+        let at = host.disk.settled_at(self.now);
+        self.queue.push(at, Happening::Stored { node, run, seq });
+        self.trace.line(self.now, || {
+            format!("the journal of n{} keeps records again", node.0)
+        });
+        if told {
+            return self.drive(node, Input::Journal(JournalState::Ok));
+        }
+        Ok(())
+    }
+
+    /// Whether fewer than f nodes besides this one are faulty now.
+    fn bears_one_more(&self, node: NodeId) -> bool {
+        let faulty = |other: &NodeId| {
+            let host = &self.hosts[usize::from(other.0)];
+            *other != node && (host.faulty || self.byzantine.contains(*other))
+        };
+        self.configuration.nodes().iter().filter(faulty).count() < self.plan.f
+    }
+
     /// A node stops, unless it is down already, and may start again.
     fn halt(
         &mut self,
@@ -195,6 +265,7 @@ impl World<'_> {
     pub(super) fn crash(&mut self, node: NodeId, fate: Fate) -> Result<(), Finding> {
         self.work.forgotten(node);
         let host = &mut self.hosts[usize::from(node.0)];
+        host.journal = JournalState::Ok;
         let left = host.disk.crash(self.now, fate);
         if fate == Fate::AllLost {
             host.standing = Standing::LostDisk;
@@ -229,6 +300,8 @@ impl World<'_> {
         let mut executor = self.cast.executor(&self.configuration);
         let (mut keeper, base) = self.restart_keeper(node, &mut executor);
         let setup = self.setup(node, standing);
+        let rejoined = |record: &OwnedRecord| matches!(record, OwnedRecord::Rejoined { .. });
+        let faulty = standing == Standing::LostDisk && !records.iter().any(rejoined);
         let mut finding = None;
         let execute = &mut |decree, batch: &Batch| {
             let results = executor.execute(decree, batch).results;
@@ -256,7 +329,7 @@ impl World<'_> {
         let host = &mut self.hosts[usize::from(node.0)];
         host.machine = Some(machine);
         host.executor = Some(executor);
-        host.faulty = standing == Standing::LostDisk || host.corrupt;
+        host.faulty = faulty || host.corrupt;
         host.keeper = keeper;
         host.low = Decree::NONE;
         self.schedule_tick(node, self.now);

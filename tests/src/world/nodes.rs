@@ -5,8 +5,9 @@ use std::sync::Arc;
 use twostep_engine::batch::Bundle;
 use twostep_engine::executor::Executor;
 use twostep_engine::key_value::KeyValue;
-use twostep_engine::machine::{Event, Input, Question, To};
+use twostep_engine::machine::{Event, Input, JournalState, Question, To};
 use twostep_engine::message::Message;
+use twostep_engine::record::OwnedRecord;
 use twostep_engine::replica::{Setup, Standing};
 use twostep_engine::types::{NodeId, Party, RecordSeq, Time};
 use twostep_engine::wire;
@@ -215,9 +216,17 @@ impl World<'_> {
             }
             Wish::Store(seq, group) => {
                 let host = &mut self.hosts[usize::from(node.0)];
-                let at = host.disk.write(self.now, seq, group);
+                // A journal with no room takes at most the vote of a leader that steps back.
+                let kept = matches!(host.journal, JournalState::Ok | JournalState::Slow);
+                let vote = |record: &OwnedRecord| matches!(record, OwnedRecord::RegencyVote(_));
+                if !kept && !group.iter().all(vote) && !self.byzantine.contains(node) {
+                    let what = format!("n{} stores {group:?} in a journal with no room", node.0);
+                    return Err((Property::Conduct, what));
+                }
                 let run = host.run;
-                self.queue.push(at, Happening::Stored { node, run, seq });
+                if let Some(at) = host.disk.write(self.now, seq, group) {
+                    self.queue.push(at, Happening::Stored { node, run, seq });
+                }
             }
             Wish::Deliver(decree, batch) => {
                 if !self.byzantine.contains(node) {
@@ -253,6 +262,9 @@ impl World<'_> {
                 }
                 if let Event::Timeout { timeout } = event {
                     self.hosts[usize::from(node.0)].timeout = timeout;
+                }
+                if let Event::Rejoined { .. } = event {
+                    self.hosts[usize::from(node.0)].faulty = false;
                 }
                 if let Event::Low { decree } = event {
                     self.certified = self.certified.max(decree);

@@ -86,6 +86,8 @@ pub(super) enum Happening {
     Turn { client: usize },
     /// A stopped node starts again.
     Rejoin { node: NodeId },
+    /// A journal keeps records again.
+    Release { node: NodeId, run: u32 },
 }
 
 /// A snapshot and its chunks.

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use twostep_engine::configuration::Configuration;
+use twostep_engine::replica::Standing;
 use twostep_engine::types::{Decree, NodeId, NodeSet, Time};
 
 use super::{Observed, World};
 use crate::actors::plot::Lies;
 use crate::checkers::{Property, Violation};
 use crate::client::{SimClient, Tallies};
+use crate::host::Host;
 use crate::plan::Plan;
 use crate::trace::Line;
 use crate::workload;
@@ -90,7 +92,10 @@ impl<'c> World<'c> {
     /// Whether some fault has not struck yet, lasts still, or a node is about to start again.
     #[must_use]
     pub fn trouble_ahead(&self) -> bool {
-        !self.faults.is_empty() || self.rejoining > 0 || self.network.is_troubled(self.now)
+        !self.faults.is_empty()
+            || self.rejoining > 0
+            || self.stuck > 0
+            || self.network.is_troubled(self.now)
     }
 
     /// The learners that never stopped and do not lie.
@@ -188,13 +193,20 @@ impl<'c> World<'c> {
     #[must_use]
     pub fn rest_bound(&self) -> Duration {
         let plan = &self.plan;
+        let lost = |host: &Host| host.standing == Standing::LostDisk;
+        let fills = if self.hosts.iter().any(lost) {
+            plan.fill_bound()
+        } else {
+            Duration::ZERO
+        };
         if plan.actors.is_empty() {
-            return plan.rest_bound();
+            return plan.rest_bound() + fills;
         }
         let doublings = u32::try_from(self.regencies.len().min(6)).expect("at most 6");
         let longest = plan.tuning.t0 * (1 << doublings);
         let leaders = u32::try_from(plan.f + 1 + plan.client_actors.len()).expect("few faults");
         plan.rest_bound()
+            + fills
             + (plan.clients.retry_max + longest * 4 + plan.tuning.t0 * 4) * leaders * 4
     }
 
