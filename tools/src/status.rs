@@ -125,6 +125,24 @@ fn as_json(folder: &Path, answer: &Result<NodeStatus, ControlError>) -> Value {
     }
 }
 
+/// Until when a node abstains, in words.
+fn until(status: &NodeStatus) -> String {
+    if status.without_disks.len() > status.f {
+        let nodes: Vec<String> = status.without_disks.iter().map(u16::to_string).collect();
+        return format!(
+            "; nodes {} lost theirs, which is more than f: they cannot come back by themselves",
+            nodes.join(", ")
+        );
+    }
+    match status.abstains_until {
+        Some(until) => format!(
+            " until decree {} is certified, in regency {} or above",
+            until.low, until.regency
+        ),
+        None => "; it asks the others what they remember".to_owned(),
+    }
+}
+
 fn in_words(status: &NodeStatus) -> String {
     let mut text = format!(
         "node {} ({}): {}{}\n",
@@ -134,7 +152,10 @@ fn in_words(status: &NodeStatus) -> String {
         status
             .abstaining
             .as_ref()
-            .map_or(String::new(), |why| format!(", abstaining: {why}")),
+            .map_or(String::new(), |why| format!(
+                ", abstaining: {why}{}",
+                until(status)
+            )),
     );
     let mut line = |words: String| text.push_str(&format!("  {words}\n"));
     line(format!(

@@ -9,7 +9,7 @@ use crate::admission::ClientDirectory;
 use crate::executor::Executor;
 use crate::node::core::Core;
 use crate::node::roles_in_words;
-use crate::node::status::{Digests, JournalStatus, NodeStatus, PeerStatus, missing};
+use crate::node::status::{AbstainsUntil, Digests, JournalStatus, NodeStatus, PeerStatus, missing};
 use crate::state_machine::StateMachine;
 use crate::types::{Decree, Digest, NodeId, Party, Time};
 
@@ -155,6 +155,11 @@ impl Core {
                 report.abstaining.then_some(who.node),
             ),
             abstaining: report.abstaining.then(|| "lost disk".to_owned()),
+            abstains_until: report.abstains_until.map(|floor| AbstainsUntil {
+                regency: floor.regency.0,
+                low: floor.decree.0,
+            }),
+            without_disks: report.without_disks.iter().map(|node| node.0).collect(),
             regency: report.regency.0,
             leader: report.leader.0,
             low: report.low.0,

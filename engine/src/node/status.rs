@@ -48,6 +48,12 @@ pub struct NodeStatus {
     pub missing: Vec<MissingNode>,
     /// Why it neither votes nor proposes (`lost disk`), if so.
     pub abstaining: Option<String>,
+    /// Until when; none if it does not abstain, or too few others have told it yet what they remember.
+    #[serde(default)]
+    pub abstains_until: Option<AbstainsUntil>,
+    /// The nodes that say that they have lost their disks, itself included. More than f of them cannot come back.
+    #[serde(default)]
+    pub without_disks: Vec<u16>,
     /// The regency it is in.
     pub regency: u64,
     /// The node that leads it.
@@ -129,6 +135,15 @@ pub struct Misbehaviour {
     pub strategy: Option<String>,
     /// How often it lied, or withheld something, since it started.
     pub lies: u64,
+}
+
+/// Until when a node without its disk abstains: both must be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AbstainsUntil {
+    /// The regency that it must be in.
+    pub regency: u64,
+    /// The decree that must be certified.
+    pub low: u64,
 }
 
 /// A node that does not serve.

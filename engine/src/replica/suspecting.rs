@@ -4,6 +4,7 @@
 //! |---|---|
 //! | the timer fires with work waiting | suspect |
 //! | a tracked request is overdue | suspect |
+//! | the leader says that it lost its disk | the timer runs as if work were waiting |
 //! | this leader's client does not sign what f+1 acceptors doubt ([`crate::complaint`]) | the leader suspects itself |
 //! | the leader says two values | suspect at once |
 //! | suspect | a signed vote, durable before it is said; said again until the regency is entered |
@@ -120,6 +121,9 @@ impl<R: Rules> Replica<R> {
         } else {
             self.acks.reached_by(quorums.ack)
         };
+        let leader = self.configuration.leader(self.regency);
+        let abstains = self.peers.last(leader);
+        let abstains = abstains.is_some_and(|(status, _)| status.abstaining);
         let Some(election) = &mut self.election else {
             return;
         };
@@ -132,7 +136,9 @@ impl<R: Rules> Replica<R> {
             election.pacemaker.progressed(step.now, common);
         }
         // What one correct learner has and most others have not got waits as well: see `Election::common`.
-        let waiting = !election.tracking.is_empty() || self.doubting.waits() || common < progress;
+        // A leader without its disk waits to be replaced: nobody else fills an idle order so that it heals.
+        let waiting =
+            !election.tracking.is_empty() || self.doubting.waits() || common < progress || abstains;
         election.pacemaker.waiting(step.now, waiting);
         let timeout = election.pacemaker.timeout();
         let patience = Patience {
