@@ -31,6 +31,8 @@ use twostep_engine::state_machine::StateMachine;
 use twostep_engine::types::{Decree, SessionId, Time};
 use twostep_net::DriverChoice;
 
+/// The most bytes of a body, and of a learner's log.
+const BODY_BYTES_MAX: u32 = 64 << 10;
 /// K: as many decrees pass between two checkpoints, which may allocate: they sign and collect.
 const CHECKPOINT_EVERY: u64 = 256;
 /// Calls per decree, all of one session.
@@ -179,7 +181,8 @@ fn steady_state<S: StateMachine + 'static>(
     let options = NodeOptions {
         // Time-outs of an hour: nothing is said again, and nobody is asked how it is.
         t0_ms: 3_600_000,
-        log_decrees: 512,
+        // A short log, so that it is full soon.
+        log_bytes: BODY_BYTES_MAX as usize,
         driver,
         durability,
         ..NodeOptions::default()
@@ -189,6 +192,8 @@ fn steady_state<S: StateMachine + 'static>(
         checkpoint_every: CHECKPOINT_EVERY,
         // Snapshots have a cost of their own, which is not the subject here.
         snapshot_every: 1024 * CHECKPOINT_EVERY,
+        body_bytes_max: BODY_BYTES_MAX,
+        request_bytes_max: 4 << 10,
         ..Limits::default()
     };
     let cluster = Cluster::start_as(mode, options, limits, state_machine);

@@ -305,7 +305,7 @@ fn node(
     // T0 is an hour, and time stands still: nothing is said again. The log is short, so that it is full soon.
     let tuning = Tuning {
         t0: Duration::from_secs(3600),
-        log_decrees_max: 32,
+        log_bytes_max: 64 << 10,
         ..Tuning::default()
     };
     let setup = Setup {
