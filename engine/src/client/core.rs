@@ -249,7 +249,7 @@ impl ClientCore {
     }
 
     /// Takes an operation that ended as unknown once more, under its old number: if it was executed, the stored reply
-    /// comes back; if another operation is passed, the call may end as [`Rejection::SeqReused`].
+    /// comes back; if another operation is passed, the call may end as [`Rejection::SeqReused`](super::Rejection::SeqReused).
     ///
     /// # Errors
     /// [`CallRefused`]; [`CallRefused::NotAgain`] if the number is unresolved, was never used, or lies too far back.

@@ -71,7 +71,7 @@ impl AuthenticatorKeys {
     }
 }
 
-/// What a [`ClientCore`] is made from. Cheap to clone, so that the keys are derived once.
+/// What a [`ClientCore`](super::ClientCore) is made from. Cheap to clone, so that the keys are derived once.
 #[derive(Clone, Debug)]
 pub struct ClientSetup {
     /// The cluster.

@@ -44,7 +44,7 @@ impl Opener {
         }
     }
 
-    /// Checks version, tag and counter of `packet` (as [`split`] cut it) and returns what stands behind its header.
+    /// Checks version, tag and counter of `packet` (as [`split`](super::split) cut it) and returns what stands behind its header.
     ///
     /// # Errors
     /// [`PacketError::Version`], [`PacketError::Gaps`], [`PacketError::BadTag`], [`PacketError::Replayed`].
