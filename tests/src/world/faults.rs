@@ -286,6 +286,7 @@ impl World<'_> {
             .event(self.now, Kind::Fault, u64::from(node.0), b"rejoin");
         let host = &self.hosts[usize::from(node.0)];
         let (standing, records) = (host.standing, host.disk.records().to_vec());
+        let sound = !host.corrupt && !self.byzantine.contains(node);
         self.trace.line(self.now, || {
             let count = records.len();
             format!(
@@ -309,6 +310,12 @@ impl World<'_> {
                 keeper.image(image);
                 while keeper.has_work() {
                     keeper.work();
+                }
+                // All may have stopped before they executed it: then this is the first to have that state.
+                let digest = executor.state_digest();
+                if sound && *self.states.entry(decree).or_insert(digest) != digest {
+                    let what = format!("n{} has another state at {decree} than before", node.0);
+                    finding.get_or_insert((Property::Divergence, what));
                 }
             }
             let again = self.order.deliver(node, decree, batch).and_then(|first| {
