@@ -769,7 +769,7 @@ impl<R: Rules> Machine for Replica<R> {
         let recall = self
             .recall
             .as_ref()
-            .filter(|recall| recall.found().is_none());
+            .filter(|recall| recall.found().is_none() && self.keeps_records());
         [
             recall.and_then(|recall| recall.resend.at()),
             proposer,

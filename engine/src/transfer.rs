@@ -176,6 +176,10 @@ impl Transfer {
             self.asked.insert(place, (node, now));
             asks.push((node, place));
         }
+        if self.asked.is_empty() && self.forgive_at <= now {
+            // Nobody is there to be asked: to look again at once would never end.
+            self.forgive_at = now + t0;
+        }
         asks
     }
 
