@@ -37,7 +37,9 @@ use crate::voucher::Plan;
 pub(super) struct Waking {
     /// It leads its regency and lost what it proposed in it, or is in mode C.
     steps_back: bool,
-    /// Checkpoints that it executed and did not sign yet.
+    /// The snapshot from which it executed again.
+    base: Decree,
+    /// Checkpoints that it executed, or took up, and did not sign yet.
     unsigned: VecDeque<Checkpoint>,
 }
 
@@ -82,6 +84,8 @@ impl<R: Rules> Replica<R> {
         let mut waking = Waking::default();
         if let Some(base) = base {
             replica.begin_at(base);
+            waking.base = base.decree;
+            waking.unsigned.push_back(*base);
         }
         for (record, place) in records.into_iter().zip(1..) {
             let learned = past.take(record).and_then(|learned| {
@@ -185,7 +189,8 @@ impl<R: Rules> Replica<R> {
         let said = claim.checkpoint;
         let again = waking.unsigned.iter().find(|one| one.decree == said.decree);
         let differs = again.is_some_and(|again| again.results != said.results);
-        if differs || said.results == Digest::ZERO {
+        // What it said before it took a certified snapshot up is mended.
+        if said.decree > waking.base && (differs || said.results == Digest::ZERO) {
             self.execution.diverged = Some(said.decree);
             for checkpoint in &mut waking.unsigned {
                 checkpoint.results = Digest::ZERO;

@@ -12,7 +12,7 @@ use twostep_net::pool::Body;
 
 use super::{Pull, Replica, Step};
 use crate::machine::{Again, Event, Question, Refusal, SnapshotTask, To};
-use crate::message::{Message, SnapshotCertificate};
+use crate::message::{Checkpoint, Message, SnapshotCertificate};
 use crate::rules::Rules;
 use crate::transfer::Transfer;
 use crate::types::{Decree, NodeId, NodeSet, Party};
@@ -262,6 +262,15 @@ impl<R: Rules> Replica<R> {
         self.snapshots.ask_at = None;
         self.snapshots.forget_own();
         step.fx.observe(Event::Installed { decree });
+        if decree > learned {
+            // Its own word may be the one that a certificate lacks: those below were signed by others, or by nobody.
+            let checkpoint = Checkpoint {
+                decree,
+                chain: snapshot.chain,
+                results: snapshot.results,
+            };
+            self.claim_checkpoint(checkpoint, step);
+        }
         self.learn(step);
     }
 
