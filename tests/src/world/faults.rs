@@ -318,10 +318,14 @@ impl World<'_> {
                     finding.get_or_insert((Property::Divergence, what));
                 }
             }
-            let again = self
-                .order
-                .deliver(node, decree, batch)
-                .and_then(|_| self.history.executed(node, decree, results));
+            let again = self.order.deliver(node, decree, batch).and_then(|first| {
+                // All may have stopped between writing it down and delivering it.
+                if first {
+                    self.work.ordered(batch);
+                    self.history.apply(decree, batch);
+                }
+                self.history.executed(node, decree, results)
+            });
             finding = finding.take().or(again.err());
             results
         };
