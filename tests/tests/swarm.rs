@@ -60,6 +60,12 @@ fn fixed_seeds_are_clean_in_mode_fab() {
     swarm(FaultModel::Fab, 2, 0, 6);
     // A learner that votes had told a value asked for its body where it was pruned.
     swarm(FaultModel::Fab, 1, 236, 1);
+    // Learners that took a snapshot up signed no checkpoint there, and the window never moved again.
+    swarm(FaultModel::Fab, 1, 48_092_815_115_404, 1);
+    // All stopped when one had written a decree down and nobody had delivered it.
+    swarm(FaultModel::Fab, 1, 450, 1);
+    // A node whose disk was lost and whose journal kept nothing never rested.
+    swarm(FaultModel::Fab, 1, 561, 1);
 }
 
 #[test]
@@ -67,6 +73,12 @@ fn fixed_seeds_are_clean_in_mode_crash() {
     swarm(FaultModel::Crash, 1, 0, 60);
     swarm(FaultModel::Crash, 2, 0, 10);
     swarm(FaultModel::Crash, 3, 0, 5);
+    // All stopped before anybody had executed a snapshot's decree: it was executed first when they started again.
+    swarm(FaultModel::Crash, 1, 189, 1);
+    // A node whose disk was lost and whose journal kept nothing never rested.
+    swarm(FaultModel::Crash, 1, 599, 1);
+    // The only holder of a snapshot did not know that it was certified, and dropped it.
+    swarm(FaultModel::Crash, 1, 478_289_406_278_655, 1);
 }
 
 #[test]
