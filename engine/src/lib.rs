@@ -29,6 +29,9 @@
 //! A node that stops goes on from its records ([`record`], [`replica::Replica::restore`]); one that lost them asks the
 //! others before it takes part again: [`recall`].
 //!
+//! [`snapshot`] makes, certifies and keeps images of state and sessions; [`transfer`] is how a learner that lags beyond the logs, or
+//! diverged, takes one up.
+//!
 //! [`prechecked`]: what another loop may check for the one that orders.
 //!
 //! [`replica`] puts the roles of one node behind one [`machine::Machine::step`]: messages in, effects out, no

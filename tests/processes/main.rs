@@ -12,5 +12,6 @@ mod lanes;
 mod lies;
 mod links;
 mod nodes;
+mod snapshots;
 mod support;
 mod udp;

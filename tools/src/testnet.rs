@@ -42,6 +42,9 @@ pub struct TestnetArgs {
     /// K: decrees between checkpoints, at most half of the window
     #[arg(long, value_name = "DECREES", default_value_t = Limits::default().checkpoint_every)]
     checkpoint_every: u64,
+    /// S: decrees between snapshots of the state, a multiple of K; the bodies of so many fit a node's --log-bytes
+    #[arg(long, value_name = "DECREES", default_value_t = Limits::default().snapshot_every)]
+    snapshot_every: u64,
     /// Let nodes and clients of this cluster be told to lie (`--misbehave`): for tests only
     #[arg(long)]
     allow_misbehaviour: bool,
@@ -92,6 +95,7 @@ pub fn run(args: &TestnetArgs) -> Result<ExitCode> {
         limits: Limits {
             window: args.window,
             checkpoint_every: args.checkpoint_every,
+            snapshot_every: args.snapshot_every,
             ..Limits::default()
         },
         options: args.tunables.apply_to_all(NodeOptions::default())?,

@@ -50,7 +50,7 @@ tunables! {
     in_flight: u64 = 16, "DECREES", "Decrees that the leader proposes before f+1 learners acknowledged the first of them";
     waiting_bundles: usize = 16_384, "BUNDLES", "Bundles that may wait at the leader; beyond it clients are told `busy`";
     waiting_bytes: usize = 64 << 20, "BYTES", "Bytes of bundles that may wait at the leader";
-    log_decrees: usize = 1 << 20, "DECREES", "Decrees that a learner keeps for others to pull";
+    log_decrees: usize = 1 << 20, "DECREES", "Decrees that a learner keeps for others to pull, beside those that two certified snapshots do not hold";
     log_bytes: usize = 256 << 20, "BYTES", "Bytes of bodies that a learner keeps for others to pull";
     snapshot_bytes: usize = 1 << 30, "BYTES", "Bytes of snapshots that a learner keeps in memory for others; it signs and serves none that do not fit";
     pool_bytes: usize = 512 << 20, "BYTES", "Free buffers that the node keeps for reuse; at least the window times the largest body";
