@@ -189,6 +189,10 @@ impl<R: Rules> Replica<R> {
 
     /// Nothing that this node may have promised is broken by what it does from now on.
     fn rejoin(&mut self, step: &mut Step<'_>) {
+        assert!(
+            self.acceptor.is_none(),
+            "who votes has not to rejoin: it would forget its votes"
+        );
         let (regency, low) = (self.regency, self.low);
         self.standing = Standing::Rejoined;
         self.recall = None;

@@ -153,6 +153,8 @@ impl<R: Rules> Replica<R> {
         self.remember_low(&mut past)?;
         self.remember_checkpoints(&past, &mut waking);
         if self.standing == Standing::LostDisk && !past.abstains {
+            // It rejoined in an earlier run. To rejoin once more would be to forget what it voted since.
+            self.standing = Standing::Rejoined;
             self.take_part();
         }
         if !past.abstains {
