@@ -243,6 +243,12 @@ impl<R: Rules> Replica<R> {
         let decree = snapshot.decree;
         let learner = self.learner.as_mut().expect("only a learner installs");
         let learned = learner.learned();
+        if decree < learner.log().base() {
+            // The bounds of the log dropped what comes next while the pieces came: only a newer one mends this node.
+            self.snapshots.transfer = None;
+            self.snapshots.ask_at = Some(step.now + self.tuning.t0);
+            return;
+        }
         // What stood at another state is not signed again.
         self.claimed = self.claimed.max(learned);
         self.execution.mended = self.claimed;
