@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use twostep_engine::quorum::FaultModel;
-use twostep_tests::plan::{CHECKPOINTS_MIN, OPERATIONS_MIN, SimOptions};
+use twostep_tests::plan::{CHECKPOINTS_MIN, Faults, OPERATIONS_MIN, SimOptions};
 use twostep_tests::runner::{SimReport, run_range, run_seed};
 use twostep_tests::topology::Topology;
 
@@ -66,6 +66,8 @@ fn fixed_seeds_are_clean_in_mode_fab() {
     swarm(FaultModel::Fab, 1, 450, 1);
     // A node whose disk was lost and whose journal kept nothing never rested.
     swarm(FaultModel::Fab, 1, 561, 1);
+    // The log had dropped what a mended learner was to execute again.
+    swarm(FaultModel::Fab, 1, 3215, 1);
 }
 
 #[test]
@@ -79,6 +81,16 @@ fn fixed_seeds_are_clean_in_mode_crash() {
     swarm(FaultModel::Crash, 1, 599, 1);
     // The only holder of a snapshot did not know that it was certified, and dropped it.
     swarm(FaultModel::Crash, 1, 478_289_406_278_655, 1);
+}
+
+/// A node that had rejoined, voted, and started again rejoined once more, and forgot its votes.
+#[test]
+fn who_rejoined_keeps_its_votes_when_it_starts_again() {
+    let options = SimOptions {
+        faults: Faults::All,
+        ..SimOptions::default()
+    };
+    checked(&options, 1307, 1);
 }
 
 #[test]
