@@ -564,7 +564,9 @@ impl Application for Mixture {
                 self.report.rejected += 1;
                 let same =
                     matches!(worker.state, State::Open(_, session) if session == purpose.session);
-                if same && why == Rejection::SessionLapsed {
+                // A number that is too far means that the cluster has forgotten what the session did: what it lost is counted,
+                // if its worker goes on to read.
+                if same && matches!(why, Rejection::SessionLapsed | Rejection::TooFar) {
                     self.close(purpose.worker);
                 }
             }

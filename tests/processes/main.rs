@@ -3,6 +3,7 @@
 //! Every wait has a bound, every child ends with its test, every test has ports and a folder of its own.
 
 mod bench;
+mod chaos;
 mod command;
 mod dev;
 mod drivers;

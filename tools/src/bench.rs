@@ -12,6 +12,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use twostep_bench::config::StopFlag;
 use twostep_bench::{LoadConfig, LoadReport, Sample};
+use twostep_engine::configuration::Limits;
 use twostep_engine::node::tunables::Durability;
 use twostep_engine::node::tunables::StateMachineKind;
 use twostep_engine::node::{ClientFolder, NodeOptions};
@@ -236,6 +237,7 @@ fn start(
         clients: 1,
         options,
         carrier: args.carrier.local_carrier()?,
+        limits: Limits::default(),
         misbehaviour: args.misbehave.is_some(),
     };
     let mut cluster = LocalCluster::start(&plan, interrupt)?;

@@ -30,6 +30,8 @@ const PORT_TRIES: usize = 5;
 const PORTS: std::ops::Range<u16> = 18_000..32_000;
 /// How long children may take to end before they are killed.
 const END_WITHIN: Duration = Duration::from_millis(1500);
+/// The same for nodes that will start again: they may have much to write.
+const ORDERLY_END_WITHIN: Duration = Duration::from_secs(8);
 /// How often it is told who is missing.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
@@ -46,6 +48,8 @@ pub struct LocalPlan {
     pub options: NodeOptions,
     /// How they talk to each other.
     pub carrier: Carrier,
+    /// What they share: window, checkpoints, snapshots.
+    pub limits: Limits,
     /// Whether nodes and clients may be told to lie.
     pub misbehaviour: bool,
 }
@@ -108,7 +112,7 @@ impl LocalCluster {
                     .map(|port| format!("127.0.0.1:{port}"))
                     .collect(),
                 clients: plan.clients,
-                limits: Limits::default(),
+                limits: plan.limits,
                 options: plan.options.clone(),
                 carrier: plan.carrier,
                 misbehaviour: plan.misbehaviour,
@@ -189,6 +193,13 @@ impl LocalCluster {
         self.folder.path()
     }
 
+    /// Leaves the folder behind when it ends, with everything in it; where.
+    pub fn keep_folder(&mut self) -> &Path {
+        self.folder.disable_cleanup(true);
+        self.interrupt.remove_folder(self.folder.path());
+        self.folder.path()
+    }
+
     /// Waits until every node says that every quorum answers. `waiting` hears once a second who is missing.
     pub fn wait_ready(
         &mut self,
@@ -218,7 +229,7 @@ impl LocalCluster {
     }
 
     /// Who is missing, as the first node sees it that is not ready; nobody once all are.
-    fn missing(&mut self) -> Vec<MissingNode> {
+    pub fn missing(&mut self) -> Vec<MissingNode> {
         for node in &mut self.nodes {
             match node.ask(false) {
                 Some(status) if status.ready => {}
@@ -348,6 +359,49 @@ impl LocalCluster {
             .filter(|node| node.child.is_none())
             .map(|node| node.id)
             .collect()
+    }
+
+    /// Tells a node something over its control socket.
+    pub fn tell(&mut self, id: NodeId, request: &Request) -> Result<()> {
+        self.node(id)?.tell(request)
+    }
+
+    /// Ends nodes with SIGKILL, as much at once as can be; those that do not run stay as they are. How many it ended.
+    pub fn kill_at_once(&mut self, ids: &[NodeId]) -> Result<u64> {
+        let running = |node: &&mut LocalNode| ids.contains(&node.id) && node.child.is_some();
+        for node in self.nodes.iter_mut().filter(running) {
+            let child = node.child.as_mut().expect("it runs");
+            child
+                .kill()
+                .with_context(|| format!("cannot kill node {}", node.id))?;
+        }
+        let mut ended = 0;
+        for node in self.nodes.iter_mut().filter(running) {
+            let mut child = node.child.take().expect("it runs");
+            child
+                .wait()
+                .with_context(|| format!("cannot wait for node {}", node.id))?;
+            self.interrupt.remove_process(child.id());
+            ended += 1;
+        }
+        Ok(ended)
+    }
+
+    /// Tells nodes to end, as the end of whoever started them does; kills those that do not within some seconds, which a hung
+    /// disk explains.
+    pub fn end(&mut self, ids: &[NodeId]) -> Result<()> {
+        for node in self.nodes.iter_mut().filter(|node| ids.contains(&node.id)) {
+            // The node ends when its standard input does.
+            drop(node.child.as_mut().and_then(|child| child.stdin.take()));
+        }
+        let until = Instant::now() + ORDERLY_END_WITHIN;
+        let ended = |node: &mut LocalNode| node.ended().map(|ended| ended.is_some());
+        for node in self.nodes.iter_mut().filter(|node| ids.contains(&node.id)) {
+            while node.child.is_some() && !ended(node)? && Instant::now() < until {
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+        self.kill_at_once(ids).map(drop)
     }
 
     /// Ends a node with SIGKILL.

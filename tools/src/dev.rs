@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::Args;
-use twostep_engine::configuration::Roles;
+use twostep_engine::configuration::{Limits, Roles};
 use twostep_engine::node::status::MissingNode;
 use twostep_engine::node::tunables::Durability;
 use twostep_engine::node::{NodeOptions, roles_in_words, testnet};
@@ -127,6 +127,7 @@ pub fn run(args: &DevArgs) -> Result<ExitCode> {
         clients: 2,
         options,
         carrier: args.carrier.local_carrier()?,
+        limits: Limits::default(),
         misbehaviour: true,
     };
     let mut cluster = match LocalCluster::start(&plan, &interrupt) {

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod bench;
+mod chaos;
 mod check;
 mod client;
 mod cluster;
@@ -49,6 +50,8 @@ enum What {
     Client(client::ClientArgs),
     /// Put load on a cluster and measure it
     Bench(bench::BenchArgs),
+    /// Kill, cut off, slow down and corrupt a cluster of processes, by a seed, and judge what its clients saw
+    Chaos(Box<chaos::ChaosArgs>),
     /// Judge histories that `bench --history` wrote: linearizable, nothing lost, nothing done twice
     Check(check::CheckArgs),
     /// Be one process of the floor; `bench --floor` starts it
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         What::Status(args) => status::run(&args),
         What::Client(args) => client::run(&args),
         What::Bench(args) => bench::run(&args),
+        What::Chaos(args) => chaos::run(&args),
         What::Check(args) => check::run(&args),
         What::FloorNode(args) => floor::run(&args),
         What::Sim(args) => sim::run(&args),
