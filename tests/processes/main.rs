@@ -9,6 +9,7 @@ mod dev;
 mod drivers;
 mod durable;
 mod faults;
+mod full_disks;
 mod lanes;
 mod lies;
 mod links;

@@ -115,7 +115,7 @@ pub enum OpenError {
     Busy,
     /// No f+1 equal answers came before the deadline. Try again: a session that nobody uses is dropped by age.
     #[error(
-        "no session: f+1 equal answers did not come in time; check that enough nodes run and know this client"
+        "no session: f+1 equal answers did not come in time; check that enough nodes run, have room on their disks and know this client"
     )]
     Unknown,
 }
