@@ -70,12 +70,23 @@ fn the_power_of_all_goes_again_and_again() {
     assert_eq!(verdict["troubles"]["kill-all"]["times"], 3);
 }
 
-/// If this fails the tests above say nothing. With this seed syncs are slow before both cuts.
+#[test]
+fn who_was_away_for_rounds_comes_back_far_behind() {
+    let ended = chaos(&["--only", "away", "--rounds", "5"]);
+    ended.ok();
+    let verdict = ended.json();
+    clean(&verdict);
+    // Nobody is away while another one is.
+    let kills = verdict["kills"].as_u64().unwrap();
+    assert!((1..5).contains(&kills), "{verdict}");
+}
+
+/// If this fails the tests above say nothing. With this seed syncs are slow before all three cuts.
 #[test]
 fn nodes_that_break_their_word_are_found() {
     for broken in ["ignored-syncs", "told-early"] {
         let faults = format!("lose-unsynced,{broken}");
-        let power_cuts = ["--only", "kill-all", "--rounds", "2", "--seed", "5"];
+        let power_cuts = ["--only", "kill-all", "--rounds", "3", "--seed", "5"];
         let ended = chaos(&[&power_cuts[..], &["--disk-fault", &faults]].concat());
         assert!(!ended.status.success(), "{broken}: {ended:?}");
         let verdict = ended.json();

@@ -228,9 +228,9 @@ impl LocalCluster {
         }
     }
 
-    /// Who is missing, as the first node sees it that is not ready; nobody once all are.
+    /// Who is missing, as the first node that runs sees it and is not ready; nobody once all are.
     pub fn missing(&mut self) -> Vec<MissingNode> {
-        for node in &mut self.nodes {
+        for node in self.nodes.iter_mut().filter(|node| node.child.is_some()) {
             match node.ask(false) {
                 Some(status) if status.ready => {}
                 Some(status) => return status.missing,

@@ -51,6 +51,8 @@ pub struct Scene<'a> {
     interrupt: Interrupt,
     began: Instant,
     rounds: u64,
+    /// Who does not start again before this round has ended. A cluster serves without f of its nodes.
+    away: Option<(NodeId, u64)>,
     troubles: BTreeMap<String, Suffered>,
     kills: u64,
     longest_recovery: Duration,
@@ -79,6 +81,7 @@ impl<'a> Scene<'a> {
             interrupt,
             began: Instant::now(),
             rounds: 0,
+            away: None,
             troubles: BTreeMap::new(),
             kills: 0,
             longest_recovery: Duration::ZERO,
@@ -104,6 +107,7 @@ impl<'a> Scene<'a> {
                 break;
             }
         }
+        self.away = None;
         // Who wants the end at once may have interrupted the start of a node, so that it does not listen yet.
         if let Err(error) = self.heal()
             && !self.interrupt.is_raised()
@@ -200,7 +204,7 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// Every node must come back by itself, whoever else serves already.
+    /// Every node that was started again must come back by itself, whoever else serves already.
     fn wait_ready(&mut self, until: Instant) -> Result<()> {
         loop {
             let missing = self.cluster.missing();
@@ -253,6 +257,11 @@ impl<'a> Scene<'a> {
                 self.kills += self.live_among(nodes).len() as u64;
                 self.cluster.end(nodes)
             }
+            Trouble::Away(node, rounds) if self.away.is_none() => {
+                self.away = Some((*node, self.rounds + rounds));
+                self.kill(&[*node])
+            }
+            Trouble::Away(..) => Ok(()),
             Trouble::Partition(side) => self.cluster.partition(side),
             Trouble::OneWay(node, direction) => self.cut_one_way(*node, *direction),
             Trouble::Delay { most_us, loss_ppm } => {
@@ -332,15 +341,19 @@ impl<'a> Scene<'a> {
         self.tell(&live, |_| request.clone())
     }
 
-    /// Starts what was ended, and ends everything that is wrong on purpose.
+    /// Starts what was ended, who stays away aside, and ends everything that is wrong on purpose.
     fn heal(&mut self) -> Result<()> {
         if self.journals {
             self.tell_all(&Request::DiskFault(self.disk))?;
         }
         self.tell_all(&Request::ClockOffset { ms: 0 })?;
         self.cluster.calm()?;
+        self.away = self.away.filter(|(_, until)| self.rounds < *until);
+        let away = self.away.map(|(node, _)| node);
         for node in self.cluster.down() {
-            self.cluster.heal(node)?;
+            if Some(node) != away {
+                self.cluster.heal(node)?;
+            }
         }
         Ok(())
     }
@@ -470,6 +483,7 @@ fn described(trouble: &Trouble) -> String {
             let before = before.as_millis();
             format!("after {before} ms with syncs that take {slow_ms} ms longer")
         }
+        Trouble::Away(node, rounds) => format!("node {node}, for {rounds} more rounds"),
         Trouble::Partition(side) => format!("nodes {} from the others", list(side)),
         Trouble::OneWay(node, direction) => format!("node {node}, {direction:?}").to_lowercase(),
         Trouble::Delay { most_us, loss_ppm } => {

@@ -33,6 +33,8 @@ pub enum Kind {
     KillAll,
     /// Several nodes are told to end, and start again
     Restart,
+    /// SIGKILL for one node, which starts again some rounds later, far behind
+    Away,
     /// Two sides that do not hear each other
     Partition,
     /// One node that is not heard, or does not hear
@@ -63,6 +65,7 @@ impl Kind {
             | Kind::KillSome
             | Kind::KillAll
             | Kind::Restart
+            | Kind::Away
             | Kind::DiskSlow
             | Kind::DiskHung
             | Kind::DiskFull
@@ -95,6 +98,8 @@ pub enum Trouble {
     },
     /// These are told to end.
     Restart(Vec<NodeId>),
+    /// SIGKILL for this one, which stays away for so many further rounds; nothing if another one is away.
+    Away(NodeId, u64),
     /// These do not hear the others, nor the other way round.
     Partition(Vec<NodeId>),
     /// Nothing gets through this way at this node.
@@ -231,6 +236,7 @@ impl<'a> Draws<'a> {
                 }
             }
             Kind::Restart => Trouble::Restart(self.some(random, nodes.len())),
+            Kind::Away => Trouble::Away(*random.pick(&nodes), random.between(1, 5)),
             Kind::Partition => Trouble::Partition(self.some(random, nodes.len() / 2)),
             Kind::OneWay => {
                 let way = *random.pick(&[FaultDirection::In, FaultDirection::Out]);
