@@ -95,6 +95,23 @@ fn nodes_that_break_their_word_are_found() {
     }
 }
 
+/// Late answers let every call be made again; without the session table it is executed again.
+#[test]
+fn what_is_executed_twice_is_found() {
+    let twice = ["--session-table", "false"];
+    let ended = chaos(
+        &[
+            &twice[..],
+            &["--only", "delay", "--rounds", "3", "--seed", "41"],
+        ]
+        .concat(),
+    );
+    assert!(!ended.status.success(), "{ended:?}");
+    let verdict = ended.json();
+    assert!(verdict["duplicates"].as_u64() > Some(0), "{verdict}");
+    assert_eq!(verdict["lost"], 0, "{verdict}");
+}
+
 #[test]
 fn an_interrupt_ends_it_and_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
