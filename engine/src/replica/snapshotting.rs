@@ -5,9 +5,12 @@
 //!                                                                  └─ the host keeps it, the log below the one before goes
 //! ```
 //!
+//! What a learner takes in is kept until it is through, with the log above it: the newest snapshots may come faster than a
+//! transfer ends, and whoever began anew each time would chase them for ever.
+//!
 //! A certified root that differs from the own one tells of a state that diverged though its results were equal.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::{Replica, Say, Step};
@@ -21,8 +24,11 @@ use crate::snapshot::{Certification, apart_max};
 use crate::transfer::Transfer;
 use crate::types::{Decree, Digest, NodeId, NodeSet, Time};
 
-/// Certified snapshots that the host keeps.
+/// Certified snapshots that the host keeps, beside those that others take in.
 const HELD_MAX: usize = 2;
+
+/// A learner that asked for no piece in so many T0 is not waited for: it has the snapshot, or has stopped.
+const TAKING_T0: u32 = 64;
 
 /// What a replica knows about snapshots.
 #[derive(Debug)]
@@ -35,8 +41,10 @@ pub(super) struct Snapshots {
     /// What this learner signed; at most `own_max`.
     own: VecDeque<Snapshot>,
     claim: Option<(SnapshotClaim, Resend)>,
-    /// Certified and whole at the host, ascending; at most [`HELD_MAX`].
+    /// Certified and whole at the host, ascending; at most [`HELD_MAX`], and those that others take in.
     held: VecDeque<SnapshotCertificate>,
+    /// By learner, the snapshot of which it asked for a piece last, and when: one each, whatever it says.
+    taking: BTreeMap<NodeId, (Decree, Time)>,
     /// What others offered last, in answer to a pull in vain: the snapshot, who has it, and what was learned then.
     pub(super) offer: Option<(SnapshotCertificate, NodeSet, Decree)>,
     pub(super) transfer: Option<Transfer>,
@@ -53,6 +61,7 @@ impl Snapshots {
             own: VecDeque::new(),
             claim: None,
             held: VecDeque::new(),
+            taking: BTreeMap::new(),
             offer: None,
             transfer: None,
             ask_at: None,
@@ -65,10 +74,10 @@ impl Snapshots {
         newest.map_or(Decree::NONE, |newest| newest.snapshot.decree)
     }
 
-    /// The last but one certified snapshot that the host holds: the log up to it is needed no more.
+    /// The oldest certified snapshot that the host holds, if that is not the only one: the log up to it is needed no more.
     pub(super) fn covered(&self) -> Decree {
-        let older = self.held.front().filter(|_| self.held.len() == HELD_MAX);
-        older.map_or(Decree::NONE, |older| older.snapshot.decree)
+        let oldest = self.held.front().filter(|_| self.held.len() >= HELD_MAX);
+        oldest.map_or(Decree::NONE, |oldest| oldest.snapshot.decree)
     }
 
     /// What is received, and how far it is.
@@ -249,10 +258,23 @@ impl<R: Rules> Replica<R> {
             .ask(Question::Snapshot(SnapshotTask::Certified(Box::new(
                 certificate,
             ))));
+        let taken = self.taken(step.now);
         if let Some(learner) = &mut self.learner {
-            learner.cover(before);
+            learner.cover(taken.first().map_or(before, |taken| before.min(*taken)));
         }
         self.compare_snapshot(step);
+    }
+
+    /// The snapshots that other learners take in, ascending.
+    fn taken(&mut self, now: Time) -> Vec<Decree> {
+        let patience = self.tuning.t0 * TAKING_T0;
+        let newest = self.snapshots.certification.decree();
+        let (acks, taking) = (&self.acks, &mut self.snapshots.taking);
+        taking.retain(|node, (_, at)| now.since(*at) < patience && acks.of(*node) < newest);
+        let mut taken: Vec<Decree> = taking.values().map(|(decree, _)| *decree).collect();
+        taken.sort_unstable();
+        taken.dedup();
+        taken
     }
 
     /// Whether the own image of the newest certified snapshot is that one.
@@ -278,9 +300,25 @@ impl<R: Rules> Replica<R> {
         held.push_back(certificate);
         held.make_contiguous()
             .sort_unstable_by_key(|held| held.snapshot.decree);
-        if held.len() > HELD_MAX {
-            held.pop_front();
-        }
+        self.discard_old(step);
+    }
+
+    /// What is neither among the newest nor taken in by anybody goes.
+    fn discard_old(&mut self, step: &mut Step<'_>) {
+        let taken = self.taken(step.now);
+        let held = &mut self.snapshots.held;
+        let kept_from = held.len().saturating_sub(HELD_MAX);
+        let mut place = 0;
+        held.retain(|held| {
+            let decree = held.snapshot.decree;
+            let keeps = place >= kept_from || taken.contains(&decree);
+            place += 1;
+            if !keeps {
+                step.fx
+                    .ask(Question::Snapshot(SnapshotTask::Discard { decree }));
+            }
+            keeps
+        });
     }
 
     /// Tells a learner of the newest snapshot that is held, if it holds decree `lacking`.
@@ -341,6 +379,7 @@ impl<R: Rules> Replica<R> {
         {
             return Err(Refusal::Share);
         }
+        self.snapshots.taking.insert(from, (decree, step.now));
         step.fx.ask(Question::Snapshot(SnapshotTask::Serve {
             asker: from,
             decree,

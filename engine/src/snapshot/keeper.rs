@@ -19,8 +19,8 @@ use crate::state_machine::ChunkSource;
 use crate::types::{Decree, Digest, NodeId};
 use crate::wire::{self, Bounds};
 
-/// Certified snapshots that are kept.
-const CERTIFIED_MAX: usize = 2;
+/// Certificates of snapshots whose images may be under way.
+const AWAITED_MAX: usize = 2;
 
 /// The snapshots of one learner. See the [module](super).
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub struct Keeper {
     waiting: Option<Image>,
     /// Whole ones, by decree.
     kept: Vec<Kept>,
-    /// What is certified and not whole here, at most [`CERTIFIED_MAX`]: its image may be under way.
+    /// What is certified and not whole here, at most [`AWAITED_MAX`]: its image may be under way.
     awaited: VecDeque<SnapshotCertificate>,
     receiving: Option<Receiving>,
     outcomes: VecDeque<KeeperOutcome>,
@@ -241,26 +241,27 @@ impl Keeper {
         old.into_iter().for_each(|decree| self.remove(decree));
     }
 
-    /// Stores a piece; if there is no room, the older certified snapshot makes some.
+    /// Stores a piece; if there is no room, older certified snapshots make some.
     fn put(&mut self, decree: Decree, place: u32, piece: Body) -> io::Result<()> {
-        let failed = match self.store.put(decree, place, piece.clone()) {
-            Ok(()) => return Ok(()),
-            Err(failed) => failed,
-        };
-        let mut certified = self.kept.iter().filter(|kept| kept.certificate.is_some());
-        let (Some(older), Some(_)) = (certified.next(), certified.next()) else {
-            return Err(failed);
-        };
-        let older = older.decree;
-        self.remove(older);
-        self.store.put(decree, place, piece)
+        loop {
+            let failed = match self.store.put(decree, place, piece.clone()) {
+                Ok(()) => return Ok(()),
+                Err(failed) => failed,
+            };
+            let mut certified = self.kept.iter().filter(|kept| kept.certificate.is_some());
+            let (Some(older), Some(_)) = (certified.next(), certified.next()) else {
+                return Err(failed);
+            };
+            let older = older.decree;
+            self.remove(older);
+        }
     }
 
     fn certified(&mut self, certificate: SnapshotCertificate) {
         let snapshot = certificate.snapshot;
         let decree = snapshot.decree;
         let Some(at) = self.kept.iter().position(|kept| kept.decree == decree) else {
-            if self.awaited.len() == CERTIFIED_MAX {
+            if self.awaited.len() == AWAITED_MAX {
                 self.awaited.pop_front();
             }
             return self.awaited.push_back(certificate);
@@ -279,17 +280,18 @@ impl Keeper {
         }
         self.kept[at].certificate = Some(certificate.clone());
         self.tell(SnapshotNews::Held(Box::new(certificate)));
-        self.forget_old();
+        self.forget_uncertified();
     }
 
-    /// Keeps the newest certified snapshots, and nothing that is older.
-    fn forget_old(&mut self) {
-        let certified = self.kept.iter().filter(|kept| kept.certificate.is_some());
-        let Some(oldest) = certified.rev().take(CERTIFIED_MAX).last() else {
+    /// Nobody will certify what is older than a certified one. The replica says which of those may go.
+    fn forget_uncertified(&mut self) {
+        let certified = |kept: &&Kept| kept.certificate.is_some();
+        let Some(newest) = self.kept.iter().rev().find(certified) else {
             return;
         };
-        let oldest = oldest.decree;
-        let old = self.kept.iter().filter(|kept| kept.decree < oldest);
+        let newest = newest.decree;
+        let old = self.kept.iter().filter(|kept| kept.decree < newest);
+        let old = old.filter(|kept| kept.certificate.is_none());
         let old: Vec<Decree> = old.map(|kept| kept.decree).collect();
         old.into_iter().for_each(|decree| self.remove(decree));
     }
@@ -440,7 +442,7 @@ impl Keeper {
                 self.tell(SnapshotNews::Held(certificate.clone()));
                 self.outcomes
                     .push_back(KeeperOutcome::Install(certificate, source));
-                self.forget_old();
+                self.forget_uncertified();
             }
             Err(_) => {
                 self.remove(decree);
@@ -481,7 +483,7 @@ impl Keeper {
                 certificate: Some(certificate.clone()),
             });
             self.tell(SnapshotNews::Held(Box::new(certificate)));
-            return self.forget_old();
+            return self.forget_uncertified();
         }
         if stock.sealed || self.receiving.is_some() {
             return self.store.remove(decree);

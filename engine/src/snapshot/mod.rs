@@ -11,7 +11,7 @@
 //! | event | rule (PROTOCOL.md section 5.4) |
 //! |---|---|
 //! | an image comes from the executor | it is read chunk by chunk, each hashed and stored, one by each [`Keeper::work`] |
-//! | its snapshot is certified | it is kept; the newest two certified ones are, older ones go |
+//! | its snapshot is certified | it is kept until the replica discards it: the newest two are, and what others take in |
 //! | a chunk is asked for | it is checked against the manifest and served; a damaged snapshot is dropped |
 //! | a certified snapshot is to be received | what is held of it is told; each chunk is checked before it is stored |
 //! | all of it is held | the executor takes it up ([`KeeperOutcome::Install`]) |
@@ -23,7 +23,8 @@
 //!
 //! *Cost.* Execution pays for the image's pointers and the pages that it writes while the image stands; reading and hashing is the
 //! keeper's, which in a node has a thread of its own. *Bounds.* One image is read while another one waits; a third is
-//! left out. At most two certified snapshots, W/S + 2 that are not, and one that is received are stored.
+//! left out. At most two certified snapshots and one for each other learner, W/S + 2 that are not certified, and one that is received
+//! are stored.
 
 mod certification;
 mod image;
