@@ -13,8 +13,9 @@
 //! promised. PROTOCOL.md says "below the next one": that would keep a node out of a healthy cluster until its next leader
 //! change. A proposer keeps x as its own vote, so that those who lose their disks later hear of it.
 //!
-//! In mode C nothing proves anything and any proposer may have led: all others that have their disks must answer.
-//! More than f nodes without their disks never get enough answers: that is not recoverable.
+//! In mode C nothing proves anything and any proposer may have led: all other proposers and acceptors that have their disks must
+//! answer. A proposer that lost its disk as well is no danger: what it gathered is gone with its memory.
+//! If more than f acceptors have lost their disks, nobody ever gets enough answers: that is not recoverable.
 //!
 //! Answers to an earlier run of this node cannot arrive: a link is made anew with every run. Bounded: one answer of each
 //! node, of as many signatures as three certificates.
@@ -47,6 +48,8 @@ pub struct Floor {
 pub struct Recall {
     /// When to ask again.
     pub resend: Resend,
+    me: NodeId,
+    /// The other proposers and acceptors: learners promise nothing.
     others: NodeSet,
     answered: NodeSet,
     highest: Memory,
@@ -57,9 +60,12 @@ impl Recall {
     /// Nobody answered yet.
     #[must_use]
     pub fn new(configuration: &Configuration, me: NodeId) -> Recall {
+        let proposers = configuration.proposers().iter().copied();
+        let remember: NodeSet = proposers.chain(configuration.acceptors().iter()).collect();
         Recall {
             resend: Resend::overdue(),
-            others: configuration.nodes().minus(NodeSet::one(me)),
+            me,
+            others: remember.minus(NodeSet::one(me)),
             answered: NodeSet::EMPTY,
             highest: Memory {
                 regency: Regency(0),
@@ -109,14 +115,16 @@ impl Recall {
 
     fn is_enough(&self, configuration: &Configuration, lost: NodeSet) -> bool {
         let quorums = configuration.quorums();
-        if configuration.model() == FaultModel::Crash {
-            let whole = self.others.minus(lost);
-            return whole.minus(self.answered).is_empty() && lost.len() < quorums.f;
-        }
         let proposers: NodeSet = configuration.proposers().iter().copied().collect();
-        let of = |class: NodeSet| class.minus(class.minus(self.answered)).len();
-        of(proposers) >= quorums.leadership.unwrap_or(0)
-            && of(configuration.acceptors()) >= quorums.report
+        let of = |class: NodeSet, among: NodeSet| class.minus(class.minus(among)).len();
+        if configuration.model() == FaultModel::Crash {
+            let mut without = lost;
+            without.insert(self.me);
+            return self.others.minus(lost).minus(self.answered).is_empty()
+                && of(configuration.acceptors(), without) <= quorums.f;
+        }
+        of(proposers, self.answered) >= quorums.leadership.unwrap_or(0)
+            && of(configuration.acceptors(), self.answered) >= quorums.report
     }
 }
 
@@ -194,5 +202,35 @@ mod tests {
         assert!(enough(&[1, 2, 3, 4], &[]));
         assert!(enough(&[1, 2, 3], &[4]), "that is two without their disks");
         assert!(!enough(&[1, 2], &[3, 4]), "that is three");
+    }
+
+    #[test]
+    fn in_mode_crash_learners_need_not_answer_and_a_proposer_without_its_disk_is_no_acceptor_without_it()
+     {
+        let (model, limits) = (FaultModel::Crash, Limits::default());
+        let member = |node: u8| Member {
+            roles: match node {
+                0..3 => Roles::PROPOSER,
+                3..6 => Roles::ACCEPTOR,
+                _ => Roles::LEARNER,
+            },
+            public: Identity::from_seed([node + 1; 32]).public(),
+        };
+        let members = (0..9).map(member).collect();
+        let configuration =
+            Configuration::new(model, 1, members, limits, Admission::Link, [0; 16]).unwrap();
+        let enough = |me: u16, answered: &[u16], lost: u16| {
+            let mut recall = Recall::new(&configuration, NodeId(me));
+            for node in answered {
+                assert!(recall.wants(NodeId(*node)));
+                recall.take(NodeId(*node), memory(1, 0));
+            }
+            let lost = NodeSet::one(NodeId(lost));
+            recall.floor(&configuration, lost).is_some()
+        };
+        assert!(enough(3, &[0, 1, 4, 5], 2));
+        assert!(!enough(3, &[0, 4, 5], 2), "a proposer may have led");
+        assert!(enough(2, &[0, 1, 4, 5], 3));
+        assert!(!enough(3, &[0, 1, 2, 4], 5), "two acceptors");
     }
 }
