@@ -108,6 +108,7 @@ impl<R: Rules> Replica<R> {
         let crash_only = self.crash_only();
         let Some(acceptor) = &mut self.acceptor else {
             if self.proposer.is_some() {
+                self.trouble.entered = regency;
                 self.recorded.0 += 1;
                 let proof = &self.proof;
                 let record = Record::Entered { regency, proof };

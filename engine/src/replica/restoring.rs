@@ -206,6 +206,7 @@ impl<R: Rules> Replica<R> {
 
     fn remember_regency(&mut self, past: &mut Past) -> Result<(), RestoreError> {
         self.regency = past.regency;
+        self.trouble.entered = past.regency;
         self.proof = std::mem::take(&mut past.proof);
         if self.regency > Regency(0) && !self.crash_only() {
             let proved = self.examiner.proof(&self.proof);

@@ -17,7 +17,7 @@ use crate::message::{Checkpoint, SnapshotClaim};
 use crate::proposer::Proposer;
 use crate::recovery::Lead;
 use crate::rules::Rules;
-use crate::types::{Decree, Time};
+use crate::types::{Decree, Regency, Time};
 
 /// How long nothing may be stored before the journal counts as hung. In T0.
 const HUNG_T0: u32 = 4;
@@ -33,6 +33,8 @@ pub(super) struct Trouble {
     was: bool,
     /// Everything learned up to this is recorded.
     pub(super) logged: Decree,
+    /// The regency that a proposer which is no acceptor recorded last.
+    pub(super) entered: Regency,
     /// Checkpoints that were executed and not signed.
     unsigned: Vec<Checkpoint>,
     /// Snapshots that stand on what is not recorded.
@@ -46,6 +48,7 @@ impl Default for Trouble {
             waits_since: None,
             was: false,
             logged: Decree::NONE,
+            entered: Regency(0),
             unsigned: Vec::new(),
             unsaid: Vec::new(),
         }
@@ -123,8 +126,9 @@ impl<R: Rules> Replica<R> {
         for claim in std::mem::take(&mut self.trouble.unsaid) {
             self.hold(Say::Snapshot(claim), step);
         }
-        let promised = self.acceptor.as_ref().map(Acceptor::promised);
-        if promised.is_some_and(|promised| promised < self.regency) {
+        let acceptor = self.acceptor.as_ref();
+        let promised = acceptor.map_or(self.trouble.entered, Acceptor::promised);
+        if promised < self.regency {
             self.promise(self.regency, step);
         }
         if matches!(self.lead, Lead::Gathering(_)) {
