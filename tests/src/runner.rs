@@ -6,7 +6,7 @@
 //!    has struck and passed;
 //! 2. **progress**: the links and the disks heal, and once the last hung sync has ended and a correct proposer
 //!    knows of work, every correct learner must learn a decree above all earlier ones within
-//!    [`World::progress_bound`], else the seed stalls;
+//!    [`World::progress_bound`] and [`World::catch_up_bound`], else the seed stalls;
 //! 3. **rest**: clients stop calling; every call must end, every live learner execute everything, and all states
 //!    be equal.
 
@@ -366,7 +366,8 @@ fn live(world: &mut World<'_>, watch: Watch<'_>) -> Result<Recovery, Ended> {
     })?;
 
     let settled = world.heal();
-    let (before, bound) = (world.decrees(), world.progress_bound());
+    let before = world.decrees();
+    let bound = world.progress_bound() + world.catch_up_bound();
     let all_moved = |world: &World<'_>| {
         world
             .correct_learners()

@@ -68,6 +68,8 @@ fn fixed_seeds_are_clean_in_mode_fab() {
     swarm(FaultModel::Fab, 1, 561, 1);
     // The log had dropped what a mended learner was to execute again.
     swarm(FaultModel::Fab, 1, 3215, 1);
+    // A proposer entered regencies while its journal was full, led one of them later, and did not start again.
+    swarm(FaultModel::Fab, 1, 1851, 1);
 }
 
 #[test]
@@ -81,6 +83,13 @@ fn fixed_seeds_are_clean_in_mode_crash() {
     swarm(FaultModel::Crash, 1, 599, 1);
     // The only holder of a snapshot did not know that it was certified, and dropped it.
     swarm(FaultModel::Crash, 1, 478_289_406_278_655, 1);
+    // Whoever took a snapshot in began anew with the next one, for ever.
+    swarm(FaultModel::Crash, 1, 2281, 1);
+    swarm(FaultModel::Crash, 1, 2310, 1);
+    // An acceptor without its disk asked a learner that was down, and a proposer without its disk waited for both.
+    swarm(FaultModel::Crash, 1, 4976, 1);
+    // A learner that came back without its disk was to be as far as the others at once.
+    swarm(FaultModel::Crash, 1, 4134, 1);
 }
 
 /// A node that had rejoined, voted, and started again rejoined once more, and forgot its votes.

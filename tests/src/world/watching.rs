@@ -186,6 +186,18 @@ impl<'c> World<'c> {
         (timeout * 2 + hop * 12) * leaders
     }
 
+    /// How long a learner may need beside that to reach what was delivered before: it pulls and fetches a window of decrees in four
+    /// hops, and T0/4 more if something was lost. One that lost its disk may be correct again before it is there.
+    #[must_use]
+    pub fn catch_up_bound(&self) -> Duration {
+        let learners = self.live_learners();
+        let slowest = learners.iter().map(|node| self.delivered_by(node)).min();
+        let lag = slowest.map_or(0, |slowest| self.decrees().since(slowest));
+        let windows = lag / self.plan.limits.window;
+        let hop = Duration::from_nanos(self.network.healed_delay_max_ns());
+        (hop * 4 + self.plan.tuning.t0 / 4) * u32::try_from(windows).expect("a run is short")
+    }
+
     /// How long it may take until every call has ended and every live learner executed everything, once clients
     /// call no more: what [`Plan::rest_bound`] says, and where nodes lie 4·(f+1) times `retry_max + 4·T + 4·T0`: a leader
     /// that lies holds its regency until a retried request is overdue, after 4·T (PROTOCOL.md section 4). T is the
