@@ -99,9 +99,9 @@ pub trait Rules {
         select(quorums, reports)
     }
 
-    /// Until when a node without its disk abstains, whose newest certified checkpoint is `low`: what enough others
-    /// remember.
-    fn floor(&self, found: Floor, _low: Decree, _window: u64) -> Floor {
+    /// Until when a node without its disk abstains, whose newest certified checkpoint is `low`: until what enough others
+    /// remember, as soon as they were `found` to.
+    fn floor(&self, found: Option<Floor>, _low: Decree, _window: u64) -> Option<Floor> {
         found
     }
 }

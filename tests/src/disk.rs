@@ -18,6 +18,8 @@ pub enum Fate {
     Torn,
     /// Nothing.
     AllLost,
+    /// Some of what was said to be durable: syncs did nothing, and the power failed. No honest disk does so.
+    SyncedLost,
 }
 
 /// How long syncs take. Nanoseconds; drawn evenly.
@@ -145,6 +147,7 @@ impl Disk {
             Fate::Kept => self.written,
             Fate::TailLost => self.durable,
             Fate::Torn => RecordSeq(self.random.between(self.durable.0, self.written.0)),
+            Fate::SyncedLost => RecordSeq(self.random.between(0, self.durable.0)),
             Fate::AllLost => {
                 self.records.clear();
                 self.earlier = 0;

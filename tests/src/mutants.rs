@@ -10,6 +10,9 @@
 //! | `accept-below-promise` | an acceptor votes below its promise | as for `s1-literal` |
 //! | `voucher-of-4f` | 4f reports make a voucher | a leader that proposes to n − f acceptors and lies in its report |
 //! | `learn-quorum-less-one` | 4f votes decide | loss alone |
+//! | `promise-forgotten` | a node that starts again is in regency 0 | as for `s1-literal`, and restarts |
+//! | `votes-forgotten` | a node that starts again has not voted | restarts, and leaders that are not heard |
+//! | `syncs-ignored` | what is said to be durable is not | power cuts |
 //!
 //! The liars are strategies of [`crate::actors`], never more than f nodes, and with the rules of PROTOCOL.md every one of
 //! these clusters is clean: what is found is the rule's fault.
@@ -21,8 +24,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use twostep_engine::machine::{Effects, Input, Machine, To};
-use twostep_engine::message::{Message, Report};
-use twostep_engine::replica::{Replica, Setup};
+use twostep_engine::message::{Checkpoint, Message, Report};
+use twostep_engine::record::OwnedRecord;
+use twostep_engine::replica::{Execute, Replica, RestoreError, Setup};
 use twostep_engine::rules::{Rules, Standard};
 use twostep_engine::types::{NodeId, NodeSet, Regency, Time};
 
@@ -30,6 +34,7 @@ use crate::actors::liar::{Liar, Mouth};
 use crate::actors::plot::Plot;
 use crate::actors::troupe::Actor;
 use crate::actors::{self, Strategy};
+use crate::disk::Fate;
 use crate::plan::{Fault, FaultKind, OPERATIONS_MIN, Plan, SimOptions};
 use crate::random::Random;
 use crate::rules::{
@@ -47,10 +52,33 @@ pub struct Mutant {
     pub name: &'static str,
     /// Makes the replicas that do not lie.
     replica: fn(Setup) -> Box<dyn Machine>,
+    /// Makes them when they start again.
+    restored: Restored,
     /// Who lies, and how.
     liar: Option<(NodeId, &'static [&'static str])>,
     /// The first leader is not heard for a while, so that the second one has its turn.
     unheard: bool,
+    /// What becomes of disks.
+    disks: Disks,
+}
+
+/// As [`Cast::restored`].
+type Restored = fn(
+    Setup,
+    Option<&Checkpoint>,
+    Vec<OwnedRecord>,
+    Execute<'_>,
+) -> Result<Box<dyn Machine>, RestoreError>;
+
+/// What becomes of disks beside what a seed draws.
+#[derive(Clone, Copy)]
+enum Disks {
+    /// Nothing.
+    Whole,
+    /// Nodes that do not lie stop for a moment, with their disks.
+    Restarts,
+    /// The power fails, everywhere, and leaves this.
+    PowerCuts(Fate),
 }
 
 impl fmt::Debug for Mutant {
@@ -63,51 +91,95 @@ const FIRST: NodeId = NodeId(0);
 const SECOND: NodeId = NodeId(1);
 
 /// All wrong rules.
-pub const MUTANTS: [Mutant; 7] = [
+pub const MUTANTS: [Mutant; 10] = [
     Mutant {
         name: "s1-literal",
         replica: replica::<S1Literal>,
+        restored: restored::<S1Literal>,
         liar: Some((FIRST, &["two-faced", "stale-proposals"])),
         unheard: false,
+        disks: Disks::Whole,
     },
     Mutant {
         name: "s3-repeated-signer",
         replica: replica::<S3RepeatedSigner>,
+        restored: restored::<S3RepeatedSigner>,
         liar: Some((SECOND, &[REPEATED_SIGNER])),
         unheard: true,
+        disks: Disks::Whole,
     },
     Mutant {
         name: "s6-any-regency",
         replica: replica::<S6AnyRegency>,
+        restored: restored::<S6AnyRegency>,
         liar: Some((FIRST, &["equivocating-leader"])),
         unheard: false,
+        disks: Disks::Whole,
     },
     Mutant {
         name: "s7-pairs",
         replica: replica::<S7Pairs>,
+        restored: restored::<S7Pairs>,
         liar: Some((SECOND, &["equivocating-leader", "lying-reporter"])),
         unheard: true,
+        disks: Disks::Whole,
     },
     Mutant {
         name: "accept-below-promise",
         replica: replica::<AcceptBelowPromise>,
+        restored: restored::<AcceptBelowPromise>,
         liar: Some((FIRST, &["two-faced", "stale-proposals"])),
         unheard: false,
+        disks: Disks::Whole,
     },
     Mutant {
         name: "voucher-of-4f",
         replica: replica::<VoucherOf4f>,
+        restored: restored::<VoucherOf4f>,
         liar: Some((
             FIRST,
             &["body-withholder", "lying-reporter", "censoring-leader"],
         )),
         unheard: false,
+        disks: Disks::Whole,
     },
     Mutant {
         name: "learn-quorum-less-one",
         replica: replica::<LearnQuorumLessOne>,
+        restored: restored::<LearnQuorumLessOne>,
         liar: None,
         unheard: false,
+        disks: Disks::Whole,
+    },
+    Mutant {
+        name: "promise-forgotten",
+        replica: replica::<Standard>,
+        restored: |setup, base, mut records, execute| {
+            records.retain(|record| !is_above_regency_0(record));
+            restored::<Standard>(setup, base, records, execute)
+        },
+        liar: Some((FIRST, &["two-faced", "stale-proposals"])),
+        unheard: false,
+        disks: Disks::Restarts,
+    },
+    Mutant {
+        name: "votes-forgotten",
+        replica: replica::<Standard>,
+        restored: |setup, base, mut records, execute| {
+            records.retain(|record| !matches!(record, OwnedRecord::Vote { .. }));
+            restored::<Standard>(setup, base, records, execute)
+        },
+        liar: None,
+        unheard: true,
+        disks: Disks::Restarts,
+    },
+    Mutant {
+        name: "syncs-ignored",
+        replica: replica::<Standard>,
+        restored: restored::<Standard>,
+        liar: None,
+        unheard: false,
+        disks: Disks::PowerCuts(Fate::SyncedLost),
     },
 ];
 
@@ -123,11 +195,16 @@ impl Mutant {
     pub fn cured(&self) -> Mutant {
         Mutant {
             replica: replica::<Standard>,
+            restored: restored::<Standard>,
+            disks: match self.disks {
+                Disks::PowerCuts(_) => Disks::PowerCuts(Fate::TailLost),
+                disks => disks,
+            },
             ..*self
         }
     }
 
-    /// What a seed draws: mode F, f = 1, roles shared, links as always; no node stops, since one lies.
+    /// What a seed draws: mode F, f = 1, roles shared, links as always; no node stops for good, since one lies.
     #[must_use]
     pub fn plan(&self, seed: u64) -> Plan {
         let options = SimOptions {
@@ -139,8 +216,9 @@ impl Mutant {
             .retain(|fault| !matches!(fault.what, FaultKind::Crash { .. }));
         if self.unheard {
             plan.faults.push(unheard(&plan, seed));
-            plan.faults.sort_by_key(|fault| fault.at);
         }
+        plan.faults.extend(self.disks.faults(&plan, seed));
+        plan.faults.sort_by_key(|fault| fault.at);
         let actor = self.liar.map(|(node, strategies)| Actor {
             node,
             strategies: strategies.to_vec(),
@@ -190,7 +268,34 @@ impl Mutant {
             seed,
             plot: Arc::new(Mutex::new(Plot::new(byzantine))),
             replica: self.replica,
+            restored: self.restored,
         }
+    }
+}
+
+impl Disks {
+    /// What strikes, eight times, the first leader left out: it lies in some of these clusters.
+    fn faults(self, plan: &Plan, seed: u64) -> Vec<Fault> {
+        let random = &mut Random::fork(seed, "disks");
+        let nodes = roles(plan.model, plan.f, plan.topology).len();
+        let mut faults = Vec::new();
+        for _ in 0..8 {
+            let after = plan.tuning.t0 / u32::try_from(random.between(1, 50)).expect("small");
+            let node = random.between(1, nodes as u64 - 1);
+            let node = NodeId(u16::try_from(node).expect("a configuration has few nodes"));
+            let at = random.between(OPERATIONS_MIN / 6, OPERATIONS_MIN);
+            let what = match self {
+                Disks::Whole => return faults,
+                Disks::Restarts => FaultKind::Crash {
+                    node,
+                    fate: Fate::Kept,
+                    rejoin_after: Some(after),
+                },
+                Disks::PowerCuts(fate) => FaultKind::Blackout { fate, after },
+            };
+            faults.push(Fault { at, what });
+        }
+        faults
     }
 }
 
@@ -214,6 +319,30 @@ fn unheard(plan: &Plan, seed: u64) -> Fault {
 
 fn replica<R: Rules + Default + Send + 'static>(setup: Setup) -> Box<dyn Machine> {
     Box::new(Replica::with_rules(setup, R::default()).expect("the simulator's keys are sound"))
+}
+
+fn restored<R: Rules + Default + Send + 'static>(
+    setup: Setup,
+    base: Option<&Checkpoint>,
+    records: Vec<OwnedRecord>,
+    execute: Execute<'_>,
+) -> Result<Box<dyn Machine>, RestoreError> {
+    let replica = Replica::restore_with_rules(setup, R::default(), base, records, execute)?;
+    Ok(Box::new(replica))
+}
+
+fn is_above_regency_0(record: &OwnedRecord) -> bool {
+    match record {
+        OwnedRecord::Promise { .. }
+        | OwnedRecord::Entered { .. }
+        | OwnedRecord::NewRegency(_)
+        | OwnedRecord::RegencyVote(_)
+        | OwnedRecord::Rejoined { .. } => true,
+        OwnedRecord::Lead(regency)
+        | OwnedRecord::Proposal { regency, .. }
+        | OwnedRecord::Vote { regency, .. } => *regency > Regency(0),
+        OwnedRecord::Learned { .. } | OwnedRecord::Low(_) | OwnedRecord::Checkpoint(_) => false,
+    }
 }
 
 /// Signs every report of its voucher itself, all of nothing, and proposes what such a voucher would allow. Not one of the
@@ -297,6 +426,7 @@ struct Impostors {
     seed: u64,
     plot: Arc<Mutex<Plot>>,
     replica: fn(Setup) -> Box<dyn Machine>,
+    restored: Restored,
 }
 
 impl Cast for Impostors {
@@ -310,6 +440,18 @@ impl Cast for Impostors {
         let random = Random::fork(self.seed, &format!("liar {}", setup.me.0));
         let plot = Arc::clone(&self.plot);
         Box::new(Liar::new(setup, strategies.collect(), plot, random))
+    }
+
+    fn restored(
+        &self,
+        setup: Setup,
+        base: Option<&Checkpoint>,
+        records: Vec<OwnedRecord>,
+        execute: Execute<'_>,
+    ) -> Result<Box<dyn Machine>, RestoreError> {
+        let reports = setup.configuration.quorums().report;
+        let inner = (self.restored)(setup, base, records, execute)?;
+        Ok(Box::new(Unpacking { inner, reports }))
     }
 
     fn byzantine(&self) -> NodeSet {

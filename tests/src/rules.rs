@@ -4,10 +4,13 @@
 //! `tests/tests/model` searches every history of one decree for what they break, [`crate::mutants`] draws histories of
 //! whole clusters.
 
+use std::cell::Cell;
+
 use twostep_engine::machine::Refusal;
 use twostep_engine::quorum::{Choice, Quorums, Reported, select};
+use twostep_engine::recall::Floor;
 use twostep_engine::rules::{Ballot, Rules, Verdict, vote_rule, voucher_rule};
-use twostep_engine::types::{NodeId, Regency, Value};
+use twostep_engine::types::{Decree, NodeId, Regency, Value};
 
 /// S1: an acceptor without a vote still accepts psn 0, whatever it reported since (the paper's rule (i), literally).
 #[derive(Clone, Copy, Debug, Default)]
@@ -112,5 +115,26 @@ pub struct LearnQuorumLessOne;
 impl Rules for LearnQuorumLessOne {
     fn learn(&self, quorums: &Quorums) -> usize {
         quorums.learn - 1
+    }
+}
+
+/// S12: an acceptor without its disk abstains for a window, from where it finds the first of the others (the paper's
+/// "ignore until d + α", literally).
+#[derive(Clone, Debug, Default)]
+pub struct S12Literal {
+    /// The first checkpoint that it heard of.
+    found: Cell<Option<Decree>>,
+}
+
+impl Rules for S12Literal {
+    fn floor(&self, _found: Option<Floor>, low: Decree, window: u64) -> Option<Floor> {
+        if self.found.get().is_none() && low > Decree::NONE {
+            self.found.set(Some(low));
+        }
+        let decree = self.found.get()?.plus(window);
+        Some(Floor {
+            regency: Regency(0),
+            decree,
+        })
     }
 }

@@ -26,7 +26,7 @@ impl Shelf {
         let store = &mut *self.lock();
         match fate {
             Fate::Kept => {}
-            Fate::TailLost | Fate::Torn => store.forget_unsealed(),
+            Fate::TailLost | Fate::Torn | Fate::SyncedLost => store.forget_unsealed(),
             Fate::AllLost => *store = MemoryStore::new(usize::MAX),
         }
     }

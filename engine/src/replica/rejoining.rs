@@ -49,10 +49,9 @@ impl<R: Rules> Replica<R> {
         if self.standing != Standing::LostDisk || !self.keeps_records() {
             return;
         }
-        let Some(floor) = self.floor() else {
-            self.ask_again(step);
-            return;
-        };
+        let floor = self.floor();
+        self.ask_again(step);
+        let Some(floor) = floor else { return };
         if self.low >= floor.decree && self.regency >= floor.regency {
             self.rejoin(step);
         }
@@ -71,17 +70,19 @@ impl<R: Rules> Replica<R> {
         let recall = self
             .recall
             .get_or_insert_with(|| Recall::new(&self.configuration, me));
-        let mut floor = recall.floor(&self.configuration, lost)?;
+        let found = recall.floor(&self.configuration, lost);
+        let window = self.configuration.limits().window;
+        let mut floor = self.rules.floor(found, self.low, window)?;
         if !roles.acceptor {
             floor.decree = Decree::NONE;
         }
-        let window = self.configuration.limits().window;
-        Some(self.rules.floor(floor, self.low, window))
+        Some(floor)
     }
 
     fn ask_again(&mut self, step: &mut Step<'_>) {
         let t0 = self.tuning.t0;
         if let Some(recall) = &mut self.recall
+            && recall.found().is_none()
             && recall.resend.due(step.now, t0)
         {
             let to = To::Nodes(recall.unanswered());

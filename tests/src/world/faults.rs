@@ -61,6 +61,15 @@ impl World<'_> {
             .map_err(|(property, what)| self.violation(property, what))
     }
 
+    /// Stops a node, which starts again a while later with what this leaves of its disk.
+    ///
+    /// # Errors
+    /// If what its disk still got violates a property.
+    pub fn restart(&mut self, node: NodeId, fate: Fate, after: Duration) -> Result<(), Violation> {
+        self.halt(node, fate, Some(after))
+            .map_err(|(property, what)| self.violation(property, what))
+    }
+
     /// A client made this bundle as well, by ways of its own: what it asks for may be ordered.
     ///
     /// # Panics
