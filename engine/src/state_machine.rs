@@ -7,6 +7,8 @@
 
 use std::io;
 
+use thiserror::Error;
+
 use crate::types::{ClientId, Decree, Digest, Seq, SessionId};
 
 /// What a state machine may know about the operation it executes; equal at every learner.
@@ -50,6 +52,61 @@ pub trait StateMachine: Send {
     /// When a chunk cannot be had or the chunks are no image of a state; the state is then unspecified and
     /// the caller must not execute on it.
     fn restore(&mut self, chunks: &mut dyn ChunkSource) -> io::Result<()>;
+
+    /// What keeps it from going on, if anything: the other methods cannot fail, but a disk under them can. Once
+    /// there is trouble it stays. What was answered since the last look that found none is not used by anybody: the
+    /// node ends, and its next start makes the state anew.
+    fn trouble(&self) -> Option<StateTrouble> {
+        None
+    }
+}
+
+/// Why a state machine cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{what}: {why}; {}", .kind.advice())]
+pub struct StateTrouble {
+    /// Of which kind.
+    pub kind: TroubleKind,
+    /// What was tried, and with which file.
+    pub what: String,
+    /// What the system said.
+    pub why: String,
+}
+
+impl From<StateTrouble> for io::Error {
+    fn from(trouble: StateTrouble) -> io::Error {
+        io::Error::other(trouble)
+    }
+}
+
+/// What is wrong with the disk under a state machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TroubleKind {
+    /// No room is left.
+    Full,
+    /// It gave back other bytes than were written.
+    Damaged,
+    /// It does not do what it is asked.
+    Failing,
+}
+
+impl TroubleKind {
+    /// What to do.
+    fn advice(self) -> &'static str {
+        match self {
+            TroubleKind::Full => {
+                "make room and start the node again: it makes its state anew from its snapshots, its journal and its peers"
+            }
+            TroubleKind::Damaged => {
+                "nothing is lost: started again, the node makes its state anew from its snapshots, its journal and its peers. \
+                 If it comes again, distrust the disk"
+            }
+            TroubleKind::Failing => {
+                "look after the disk and start the node again: it makes its state anew from its snapshots, its journal and its \
+                 peers"
+            }
+        }
+    }
 }
 
 /// A consistent image of a state, read chunk by chunk.

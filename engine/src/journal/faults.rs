@@ -69,7 +69,10 @@ impl DiskFaults {
 
 /// Steers the faults of a folder, from any thread.
 #[derive(Clone, Debug, Default)]
-pub struct DiskFaultHandle(Arc<Steered>);
+pub struct DiskFaultHandle {
+    steered: Arc<Steered>,
+    scratch: bool,
+}
 
 #[derive(Debug, Default)]
 struct Steered {
@@ -84,23 +87,38 @@ impl DiskFaultHandle {
         DiskFaultHandle::default()
     }
 
+    /// The same faults, for files that a start throws away: they are never synced, so nothing of them is kept back or lost.
+    #[must_use]
+    pub fn scratch(&self) -> DiskFaultHandle {
+        DiskFaultHandle {
+            steered: Arc::clone(&self.steered),
+            scratch: true,
+        }
+    }
+
     /// These faults from now on, and no others.
     pub fn set(&self, faults: DiskFaults) {
-        *held(&self.0.faults) = faults;
-        self.0.changed.notify_all();
+        *held(&self.steered.faults) = faults;
+        self.steered.changed.notify_all();
     }
 
     /// The faults of now.
     #[must_use]
     pub fn faults(&self) -> DiskFaults {
-        *held(&self.0.faults)
+        let mut faults = *held(&self.steered.faults);
+        faults.lose_unsynced &= !self.scratch;
+        faults.failing_syncs &= !self.scratch;
+        faults
     }
 
     /// Waits as a sync has to.
     fn delay(&self) {
-        let faults = held(&self.0.faults);
+        let faults = held(&self.steered.faults);
         let slow = Duration::from_millis(faults.slow_ms);
-        let waited = self.0.changed.wait_while(faults, |faults| faults.hung);
+        let waited = self
+            .steered
+            .changed
+            .wait_while(faults, |faults| faults.hung);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
         if !slow.is_zero() {
             std::thread::sleep(slow);

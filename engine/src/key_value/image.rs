@@ -1,10 +1,9 @@
 //! The image of a store: `"kv 1" | keys u64 | { key_len u16 | key | value_len u32 | value } …`, keys strictly
-//! ascending. It depends on what is stored only, not on how the pages came about. Chunks are cuts of it.
+//! ascending. It depends on what is stored only, not on where or on how it came about. Chunks are cuts of it.
 
 use std::io;
 
 use super::KEY_BYTES_MAX;
-use super::pages::Pages;
 use crate::state_machine::{ChunkSource, SnapshotReader};
 
 /// The length of all chunks but the last. Bytes.
@@ -13,28 +12,31 @@ pub(super) const CHUNK_BYTES: usize = 1 << 20;
 const MAGIC: [u8; 4] = *b"kv 1";
 const HEADER_BYTES: usize = 4 + 8;
 
-/// Reads the image of a copy of the pages.
-pub(super) struct Image {
-    pages: Pages,
-    cursor: (usize, usize),
+/// What is stored, as it was at one moment: keys strictly ascending.
+pub(super) trait Entries: Send {
+    /// Shows the next entry to `sink`; false, and nothing is shown, at the end.
+    fn next(&mut self, sink: impl FnMut(&[u8], &[u8])) -> io::Result<bool>;
+}
+
+/// Reads the image of so many entries.
+pub(super) struct Image<E> {
+    entries: E,
     /// The header or entry that is being written, and how much of it was.
     part: Vec<u8>,
     written: usize,
 }
 
-impl Image {
-    pub(super) fn new(pages: Pages) -> Image {
-        let part = header(&pages).to_vec();
+impl<E: Entries> Image<E> {
+    pub(super) fn new(keys: u64, entries: E) -> Image<E> {
         Image {
-            pages,
-            cursor: (0, 0),
-            part,
+            entries,
+            part: header(keys).to_vec(),
             written: 0,
         }
     }
 }
 
-impl SnapshotReader for Image {
+impl<E: Entries> SnapshotReader for Image<E> {
     fn next(&mut self, chunk: &mut Vec<u8>) -> io::Result<bool> {
         while chunk.len() < CHUNK_BYTES {
             let rest = &self.part[self.written..];
@@ -44,60 +46,72 @@ impl SnapshotReader for Image {
             if self.written < self.part.len() {
                 break;
             }
-            let Some((key, value)) = self.pages.next(&mut self.cursor) else {
-                break;
-            };
             self.part.clear();
             self.written = 0;
             let part = &mut self.part;
-            write_entry(key, value, |bytes| part.extend_from_slice(bytes));
+            let more = self.entries.next(|key, value| {
+                write_entry(key, value, |bytes| part.extend_from_slice(bytes));
+            })?;
+            if !more {
+                break;
+            }
         }
         Ok(!chunk.is_empty())
     }
 }
 
 /// Writes the whole image, piece by piece.
-pub(super) fn write(pages: &Pages, mut sink: impl FnMut(&[u8])) {
-    sink(&header(pages));
-    let mut cursor = (0, 0);
-    while let Some((key, value)) = pages.next(&mut cursor) {
-        write_entry(key, value, &mut sink);
-    }
+pub(super) fn write(
+    keys: u64,
+    mut entries: impl Entries,
+    mut sink: impl FnMut(&[u8]),
+) -> io::Result<()> {
+    sink(&header(keys));
+    while entries.next(|key, value| write_entry(key, value, &mut sink))? {}
+    Ok(())
 }
 
-/// Reads an image. It holds at most one incomplete entry and one chunk besides the pages.
-pub(super) fn read(chunks: &mut dyn ChunkSource) -> io::Result<Pages> {
-    let mut pages = Pages::default();
-    let mut keys = None;
+/// Reads an image and hands every entry to `keep`, keys ascending. It holds at most one incomplete entry and one chunk.
+pub(super) fn read(
+    chunks: &mut dyn ChunkSource,
+    mut keep: impl FnMut(&[u8], &[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let (mut promised, mut found) = (None, 0);
     let (mut chunk, mut rest) = (Vec::new(), Vec::new());
+    // Below every key that there can be.
+    let mut last = Vec::new();
     while chunks.next(&mut chunk)? {
         rest.extend_from_slice(&chunk);
         let mut unread = rest.as_slice();
-        if keys.is_none() {
+        if promised.is_none() {
             let Some((header, behind)) = unread.split_first_chunk::<HEADER_BYTES>() else {
                 continue;
             };
-            keys = Some(read_header(header)?);
+            promised = Some(read_header(header)?);
             unread = behind;
         }
         while let Some((key, value)) = read_entry(&mut unread)? {
-            if !pages.push(key, value) {
+            if *key <= *last {
                 return Err(broken("keys do not ascend"));
             }
+            last.clear();
+            last.extend_from_slice(key);
+            found += 1;
+            keep(key, value)?;
         }
         let used = rest.len() - unread.len();
         rest.drain(..used);
     }
-    if !rest.is_empty() || keys != Some(pages.len() as u64) {
+    if !rest.is_empty() || promised != Some(found) {
         return Err(broken("it ends too early or too late"));
     }
-    Ok(pages)
+    Ok(())
 }
 
-fn header(pages: &Pages) -> [u8; HEADER_BYTES] {
+fn header(keys: u64) -> [u8; HEADER_BYTES] {
     let mut header = [0; HEADER_BYTES];
     header[..4].copy_from_slice(&MAGIC);
-    header[4..].copy_from_slice(&(pages.len() as u64).to_le_bytes());
+    header[4..].copy_from_slice(&keys.to_le_bytes());
     header
 }
 

@@ -86,16 +86,6 @@ impl Pages {
         true
     }
 
-    /// Adds an entry above all others; false, and nothing is added, if it does not stand above them.
-    pub(super) fn push(&mut self, key: &[u8], value: &[u8]) -> bool {
-        let last = self.pages.last().and_then(|page| page.entries.last());
-        if last.is_some_and(|last| *last.key >= *key) {
-            return false;
-        }
-        self.put(key, |kept| kept.extend_from_slice(value));
-        true
-    }
-
     /// The entry at `(page, place)`, which then names the next one; none at the end.
     pub(super) fn next(&self, cursor: &mut (usize, usize)) -> Option<(&[u8], &[u8])> {
         let (page, place) = *cursor;

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::types::{ClientId, Decree, Seq, SessionId};
 
-const CONTEXT: Context = Context {
+pub(super) const CONTEXT: Context = Context {
     decree: Decree(1),
     client: ClientId([0; 16]),
     session: SessionId::NONE,
@@ -44,7 +44,7 @@ fn increment(key: &'static str, by: i64) -> Operation<'static> {
 }
 
 /// Chunks that were read, to be restored from.
-struct Chunks(VecDeque<Vec<u8>>);
+pub(super) struct Chunks(pub VecDeque<Vec<u8>>);
 
 impl ChunkSource for Chunks {
     fn next(&mut self, chunk: &mut Vec<u8>) -> io::Result<bool> {
@@ -57,7 +57,7 @@ impl ChunkSource for Chunks {
     }
 }
 
-fn chunks_of(mut reader: Box<dyn SnapshotReader>) -> VecDeque<Vec<u8>> {
+pub(super) fn chunks_of(mut reader: Box<dyn SnapshotReader>) -> VecDeque<Vec<u8>> {
     let mut chunks = VecDeque::new();
     loop {
         let mut chunk = Vec::new();
