@@ -31,7 +31,7 @@ use crate::machine::{Input, Question, Replies};
 use crate::message::{Outcome, Reply, RequestNames, Snapshot, reply_digest};
 use crate::session::{Fingerprint, SessionReader, SessionTable, Verdict};
 use crate::snapshot::{Image, ImageReader, chunk_bytes};
-use crate::state_machine::{ChunkSource, Context, StateMachine};
+use crate::state_machine::{ChunkSource, Context, StateMachine, StateTrouble};
 use crate::types::{ClientId, Decree, Digest, Seq, SessionId};
 use crate::wire::reply_bytes;
 
@@ -107,7 +107,32 @@ impl<S: StateMachine> Executor<S> {
         }
     }
 
-    /// Executes the batch of the next decree.
+    /// Executes the batch of the next decree, unless the state machine cannot go on.
+    ///
+    /// # Errors
+    /// Why not. Nothing that came of the batch means anything then, and it stays so: nobody may hear of it.
+    ///
+    /// # Panics
+    /// As [`Executor::execute`] does.
+    pub fn try_execute(
+        &mut self,
+        decree: Decree,
+        batch: &Batch,
+    ) -> Result<Executed<'_>, StateTrouble> {
+        if self.trouble().is_none() {
+            self.execute(decree, batch);
+        }
+        match self.trouble() {
+            Some(trouble) => Err(trouble),
+            None => Ok(Executed {
+                replies: &self.replies,
+                results: self.results,
+            }),
+        }
+    }
+
+    /// Executes the batch of the next decree. A state machine that may have [trouble](Executor::trouble) needs
+    /// [`Executor::try_execute`].
     ///
     /// # Panics
     /// If `decree` is not the one after [`Executor::executed`]: a gap would be silent divergence.
@@ -223,8 +248,18 @@ impl<S: StateMachine> Executor<S> {
         (!self.found.bytes().is_empty()).then_some(&self.found)
     }
 
+    /// What keeps the state machine from going on, if anything.
+    #[must_use]
+    pub fn trouble(&self) -> Option<StateTrouble> {
+        self.machine.trouble()
+    }
+
     /// Answers a question about the session table; none if there is nothing to tell. Changes nothing that is replicated.
     pub fn answer(&mut self, question: &Question) -> Option<Input<'_>> {
+        if self.trouble().is_some() {
+            // It may remember replies that mean nothing.
+            return None;
+        }
         match question {
             Question::Retried(bundle) => self.lookup(bundle).map(Input::Found),
             Question::Settled {

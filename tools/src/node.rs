@@ -12,8 +12,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
-use twostep_engine::key_value::KeyValue;
-use twostep_engine::node::tunables::StateMachineKind;
+use twostep_engine::key_value::{DiskKeyValue, KeyValue};
+use twostep_engine::node::tunables::{StateForm, StateMachineKind};
 use twostep_engine::node::{Node, NodeConfig, NodeError};
 use twostep_engine::null::Null;
 use twostep_tests::actors::live;
@@ -66,7 +66,7 @@ pub fn run(args: &NodeArgs) -> Result<ExitCode> {
         .with_writer(io::stderr)
         .with_ansi(false)
         .init();
-    let kind = config.options.state_machine;
+    let (kind, form) = (config.options.state_machine, config.options.state);
     let hook = allowed.then(|| live::hook(&config, args.misbehave.as_deref()));
     let mut builder = Node::builder(config).first_start(args.first_start);
     if let Some(hook) = hook {
@@ -75,9 +75,12 @@ pub fn run(args: &NodeArgs) -> Result<ExitCode> {
     if let Some(strategy) = &args.misbehave {
         warn!("lying from the start: {strategy}");
     }
-    let built = match kind {
-        StateMachineKind::KeyValue => builder.build(KeyValue::new()),
-        StateMachineKind::Null => builder.build(Null),
+    let built = match (kind, form) {
+        (StateMachineKind::KeyValue, StateForm::Memory) => builder.build(KeyValue::new()),
+        (StateMachineKind::KeyValue, StateForm::Disk) => {
+            builder.build_with(|place| DiskKeyValue::create(&*place.folder()?, place.cache_bytes))
+        }
+        (StateMachineKind::Null, _) => builder.build(Null),
     };
     let node = match built {
         Ok(node) => node,

@@ -33,13 +33,15 @@ use crate::node::tunables::NodeOptions;
 use crate::record::OwnedRecord;
 use crate::replica::{Replica, RestoreError, Setup, Standing};
 use crate::snapshot::{Keeper, chunk_bytes};
-use crate::state_machine::StateMachine;
-use crate::types::{Decree, NodeId};
+use crate::state_machine::{StateMachine, StateTrouble, TroubleKind};
+use crate::types::{Decree, Digest, NodeId};
 
 /// The folder of the journal in a node's folder.
 pub const JOURNAL_FOLDER: &str = "journal";
 /// The folder of the snapshots in a node's folder.
 pub const SNAPSHOTS_FOLDER: &str = "snapshots";
+/// The folder of a state that is kept on disk, in a node's folder.
+pub const STATE_FOLDER: &str = "state";
 
 /// A journal that was opened, and what it says of the node.
 pub(super) struct Durable {
@@ -131,7 +133,7 @@ impl Durable {
         let reading = Reading::new(&setup.configuration, setup.pool.clone());
         let mut records = self.journal.records(reading);
         let mut wrong = None;
-        let base = take_up(executor, keeper);
+        let base = take_up(executor, keeper)?;
         let mut learned = base.map_or(Decree::NONE, |base| base.decree);
         let mut left_out = 0_u64;
         let sound = std::iter::from_fn(|| {
@@ -154,12 +156,17 @@ impl Durable {
             }
         });
         let restored = Replica::restore(setup, base.as_ref(), sound, &mut |decree, batch| {
-            let results = executor.execute(decree, batch).results;
+            // In trouble the digests mean nothing, and nothing is made of them.
+            let results = executor.try_execute(decree, batch);
+            let results = results.map_or(Digest::ZERO, |executed| executed.results);
             if let Some(image) = executor.take_image() {
                 keeper.image(image);
             }
             results
         });
+        if let Some(trouble) = executor.trouble() {
+            return Err(trouble.into());
+        }
         if left_out > 0 {
             warn!(
                 "{left_out} learned decrees stand above a snapshot that is damaged or gone: this node learns from others again"
@@ -190,9 +197,11 @@ impl Durable {
 }
 
 /// Lets the executor take up the newest sound snapshot, if there is one.
-fn take_up<S: StateMachine>(executor: &mut Executor<S>, keeper: &mut Keeper) -> Option<Checkpoint> {
-    loop {
-        let (certificate, mut source) = keeper.newest()?;
+fn take_up<S: StateMachine>(
+    executor: &mut Executor<S>,
+    keeper: &mut Keeper,
+) -> Result<Option<Checkpoint>, StateTrouble> {
+    while let Some((certificate, mut source)) = keeper.newest() {
         let Snapshot {
             decree,
             chain,
@@ -202,17 +211,61 @@ fn take_up<S: StateMachine>(executor: &mut Executor<S>, keeper: &mut Keeper) -> 
         match executor.install(&certificate.snapshot, &mut *source) {
             Ok(()) => {
                 info!("the state begins at the snapshot after decree {decree}");
-                return Some(Checkpoint {
+                return Ok(Some(Checkpoint {
                     decree,
                     chain,
                     results,
-                });
+                }));
             }
             Err(error) => {
+                // The snapshot may be as good as ever.
+                if let Some(trouble) = executor.trouble() {
+                    return Err(trouble);
+                }
                 warn!("the snapshot after decree {decree} cannot be taken up: {error}");
                 keeper.perform(SnapshotTask::Discard { decree });
             }
         }
+    }
+    Ok(None)
+}
+
+/// Where a state machine may keep what it has, in its node's folder. Whoever gets it may make files there: no other process
+/// runs the node.
+#[derive(Debug)]
+pub struct StatePlace {
+    path: PathBuf,
+    faults: Option<DiskFaultHandle>,
+    /// Memory that may be spent on it. Bytes.
+    pub cache_bytes: usize,
+}
+
+impl StatePlace {
+    /// In the folder of a node; `faults` steers the faults of its disk.
+    pub(super) fn new(
+        folder: &Path,
+        faults: Option<&DiskFaultHandle>,
+        options: &NodeOptions,
+    ) -> StatePlace {
+        StatePlace {
+            path: folder.join(STATE_FOLDER),
+            faults: faults.map(DiskFaultHandle::scratch),
+            cache_bytes: options.state_cache_bytes,
+        }
+    }
+
+    /// Opens the folder, which is made if there is none. Nothing in it need outlive the process: a state comes back from snapshots
+    /// and the journal.
+    ///
+    /// # Errors
+    /// When the disk does not let it.
+    pub fn folder(&self) -> Result<Arc<dyn Folder>, StateTrouble> {
+        let folder = open_folder(&self.path, self.faults.as_ref());
+        folder.map_err(|why| StateTrouble {
+            kind: TroubleKind::Failing,
+            what: "the folder of the state cannot be had".to_owned(),
+            why: why.to_string(),
+        })
     }
 }
 

@@ -50,7 +50,8 @@ impl<S: StateMachine> Executing for Local<S> {
     fn execute(&mut self, decree: Decree, batch: Batch) -> Option<Executed<'_>> {
         // That of the decree before: what was executed is borrowed until it is told.
         self.hand_over_image();
-        Some(self.executor.execute(decree, &batch))
+        // In trouble there is nothing to tell: the loop ends with this turn.
+        self.executor.try_execute(decree, &batch).ok()
     }
 
     fn answer(&mut self, question: Question) -> Option<Input<'_>> {
@@ -76,10 +77,10 @@ impl<S: StateMachine> Local<S> {
     /// What the thread of the snapshots has to tell the replica, oldest first; what it has for the executor is done.
     fn news(&mut self) -> Option<SnapshotNews> {
         self.hand_over_image();
-        Some(match self.snapshots.as_mut()?.told()? {
-            Told::News(news) => news,
+        match self.snapshots.as_mut()?.told()? {
+            Told::News(news) => Some(news),
             Told::Install(install) => install.install(&mut self.executor),
-        })
+        }
     }
 }
 
@@ -172,6 +173,7 @@ impl<S: StateMachine> Service for Host<S> {
     }
 
     fn stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
+        // The state machine may have found trouble while an image was read, too.
+        self.stopping.load(Ordering::Acquire) || self.local.executor.trouble().is_some()
     }
 }

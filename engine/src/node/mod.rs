@@ -15,7 +15,7 @@
 //! | [`config`] | a node's file, then variables, then flags |
 //! | [`testnet`] | the folders of a new cluster |
 //! | [`birth`] | without a journal: first start or lost disk; one process per folder |
-//! | [`durable`] | with one: what it says of the node |
+//! | [`durable`] | with one: what it says of the node; where a state on disk lies |
 //! | [`control`] | the control socket, and how to ask it |
 //! | [`status`] | what it answers |
 //! | [`mod@file`] | reading TOML with errors that say where and what was meant |
@@ -67,10 +67,10 @@ use crate::node::core::Core;
 use crate::node::durable::Durable;
 use crate::node::lanes::{Loops, Plan};
 use crate::node::snapshots::{Snapshots, SnapshotsThread};
-use crate::node::tunables::Durability;
+use crate::node::tunables::{Durability, StateForm};
 use crate::replica::{Replica, RestoreError, Setup, Standing};
 use crate::snapshot::{Keeper, MemoryStore};
-use crate::state_machine::StateMachine;
+use crate::state_machine::{StateMachine, StateTrouble};
 use crate::types::{NodeId, Party};
 use crate::wire::Bounds;
 
@@ -96,6 +96,7 @@ pub mod tunables;
 pub use self::core::Hosted;
 pub use cluster::{ClientFolder, ClusterFile, roles_in_words};
 pub use config::NodeConfig;
+pub use durable::StatePlace;
 pub use report::cpu_seconds;
 pub use status::NodeStatus;
 pub use tunables::NodeOptions;
@@ -106,6 +107,7 @@ pub(crate) struct Identification {
     pub node: NodeId,
     pub cluster: ClusterFile,
     pub listen: SocketAddr,
+    pub state: StateForm,
 }
 
 /// Why a node cannot start or go on.
@@ -135,6 +137,9 @@ pub enum NodeError {
     /// Its port or loop.
     #[error(transparent)]
     Net(#[from] NetError),
+    /// Its state machine cannot go on.
+    #[error(transparent)]
+    State(#[from] StateTrouble),
     /// One of its threads.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
@@ -187,6 +192,17 @@ impl NodeBuilder {
     /// # Errors
     /// [`NodeError`].
     pub fn build(self, state_machine: impl StateMachine + 'static) -> Result<Node, NodeError> {
+        self.build_with(|_| Ok(state_machine))
+    }
+
+    /// The same with a state machine that is made once the folder is locked: one that keeps its state there.
+    ///
+    /// # Errors
+    /// [`NodeError`]; [`NodeError::State`] if `make` fails.
+    pub fn build_with<S: StateMachine + 'static>(
+        self,
+        make: impl FnOnce(&StatePlace) -> Result<S, StateTrouble>,
+    ) -> Result<Node, NodeError> {
         let NodeConfig {
             folder,
             node,
@@ -231,15 +247,18 @@ impl NodeBuilder {
         };
         let (sender, requests) = queue::bounded(control::REQUESTS_MAX, waker.clone());
         let control = control::Server::start(&folder, sender)?;
+        let durable = match options.durability {
+            Durability::Sync => Some(Durable::open(&folder, &configuration, node, &options)?),
+            Durability::Memory => None,
+        };
+        let disk_faults = durable.as_ref().and_then(|durable| durable.faults.clone());
+        let place = StatePlace::new(&folder, disk_faults.as_ref(), &options);
+        let state_machine = make(&place)?;
         let mut executor = if options.session_table {
             Executor::new(&configuration, state_machine)
         } else {
             warn!("session_table = false: a request that is ordered twice is executed twice");
             Executor::without_sessions(&configuration, state_machine)
-        };
-        let durable = match options.durability {
-            Durability::Sync => Some(Durable::open(&folder, &configuration, node, &options)?),
-            Durability::Memory => None,
         };
         let standing = match &durable {
             Some(durable) => durable.standing,
@@ -281,6 +300,7 @@ impl NodeBuilder {
             node,
             cluster,
             listen,
+            state: options.state,
         };
         let net = reactors[0].net();
         let driver = format!("{} ({})", net.driver_name(), net.driver_why());
@@ -292,14 +312,9 @@ impl NodeBuilder {
         };
         let precheck = replica.precheck();
         let mut core = Core::new(identification.clone(), (self.hook)(replica), pool, now);
-        let mut disk_faults = None;
-        if let Some(Durable {
-            journal, faults, ..
-        }) = durable
-        {
+        if let Some(Durable { journal, .. }) = durable {
             let recorder = Recorder::start(journal, waker, options.journal_quota_bytes)?;
-            core.outbox.recorder = Some(recorder.with_faults(faults.clone()));
-            disk_faults = faults;
+            core.outbox.recorder = Some(recorder.with_faults(disk_faults.clone()));
         }
         let faults_allowed = options.faults;
         let work: Box<dyn FnOnce() -> Result<(), NodeError>> = if options.lanes == 1 {
@@ -319,7 +334,13 @@ impl NodeBuilder {
                 clock: clock.clone(),
                 refusal_lines: core::LineLimit::new(now),
             };
-            Box::new(move || Ok(reactor.run(&mut host)?))
+            Box::new(move || {
+                reactor.run(&mut host)?;
+                host.local
+                    .executor
+                    .trouble()
+                    .map_or(Ok(()), |why| Err(why.into()))
+            })
         } else {
             let loops = Loops::new(Plan {
                 core,
@@ -413,7 +434,8 @@ impl Node {
     /// Takes part until it is stopped.
     ///
     /// # Errors
-    /// [`NodeError::Net`] when a loop cannot start or fails, [`NodeError::Thread`] when it gets no thread.
+    /// [`NodeError::Net`] when a loop cannot start or fails, [`NodeError::Thread`] when it gets no thread, and
+    /// [`NodeError::State`] when the state machine cannot go on.
     pub fn run(self) -> Result<(), NodeError> {
         (self.work)()?;
         info!("node {} ends", self.identification.node);
@@ -438,14 +460,14 @@ impl Stopper {
 
 impl Identification {
     fn log(&self, standing: Standing, first_start: bool, driver: &str, options: &NodeOptions) {
-        let (lanes, durability) = (options.lanes, options.durability);
+        let (lanes, durability, state) = (options.lanes, options.durability, options.state);
         let configuration = &self.cluster.configuration;
         let roles = configuration
             .member(self.node)
             .map(|member| member.roles)
             .unwrap_or_default();
         info!(
-            "node {} ({}) of cluster {}: mode {}, f = {}, listens on {}; driver {driver}; lanes {lanes}; durability {durability}",
+            "node {} ({}) of cluster {}: mode {}, f = {}, listens on {}; driver {driver}; lanes {lanes}; durability {durability}; state {state}",
             self.node,
             roles_in_words(roles),
             configuration.cluster(),

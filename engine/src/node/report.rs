@@ -67,17 +67,18 @@ pub(super) struct ExecutionReport {
     pub executed: Decree,
     /// The digest of all replies up to it.
     pub results: Digest,
-    /// The digest of the state, if it was asked for.
+    /// The digest of the state, if it was asked for and can be had.
     pub state: Option<Digest>,
 }
 
 impl ExecutionReport {
-    /// With digests it reads the whole state.
+    /// With digests it reads the whole state; none if it cannot.
     pub fn of<S: StateMachine>(executor: &Executor<S>, digests: bool) -> ExecutionReport {
+        let state = digests.then(|| executor.state_digest());
         ExecutionReport {
             executed: executor.executed(),
             results: executor.results(),
-            state: digests.then(|| executor.state_digest()),
+            state: state.filter(|_| executor.trouble().is_none()),
         }
     }
 }
@@ -186,6 +187,7 @@ impl Core {
                 .chain(links.lanes)
                 .collect(),
             durability: if figures.is_some() { "sync" } else { "memory" }.to_owned(),
+            state: who.state.to_string(),
             journal: figures.as_ref().map(|(recorder, figures)| JournalStatus {
                 state: format!("{:?}", recorder.state(real)).to_lowercase(),
                 error: figures.error.clone(),

@@ -146,17 +146,22 @@ impl Snapshots {
 }
 
 impl Install {
-    /// Lets `executor` take the snapshot up; what the replica is to be told.
-    pub fn install<S: StateMachine>(mut self, executor: &mut Executor<S>) -> SnapshotNews {
+    /// Lets `executor` take the snapshot up; what the replica is to be told. Nothing if the state machine cannot go on: the snapshot
+    /// may be as good as ever.
+    pub fn install<S: StateMachine>(mut self, executor: &mut Executor<S>) -> Option<SnapshotNews> {
         let snapshot = &self.certificate.snapshot;
-        match executor.install(snapshot, &mut *self.source) {
+        let installed = executor.install(snapshot, &mut *self.source);
+        if executor.trouble().is_some() {
+            return None;
+        }
+        Some(match installed {
             Ok(()) => SnapshotNews::Installed(self.certificate),
             Err(error) => {
                 let decree = snapshot.decree;
                 error!("the snapshot after decree {decree} cannot be installed: {error}");
                 SnapshotNews::NotInstalled { decree }
             }
-        }
+        })
     }
 }
 

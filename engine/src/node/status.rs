@@ -85,6 +85,9 @@ pub struct NodeStatus {
     /// What survives a crash: `sync`, everything that the node has said, or `memory`, nothing.
     #[serde(default)]
     pub durability: String,
+    /// Where the key-value store has its state: `memory` or `disk`.
+    #[serde(default)]
+    pub state: String,
     /// Its journal; none in memory mode.
     #[serde(default)]
     pub journal: Option<JournalStatus>,

@@ -55,6 +55,8 @@ tunables! {
     snapshot_bytes: usize = 1 << 30, "BYTES", "Bytes of snapshots that a learner keeps in memory for others; it signs and serves none that do not fit";
     pool_bytes: usize = 512 << 20, "BYTES", "Free buffers that the node keeps for reuse; at least the window times the largest body";
     state_machine: StateMachineKind = StateMachineKind::KeyValue, "NAME", "What is replicated: `key-value`, or `null`, which does nothing (for measurements)";
+    state: StateForm = StateForm::Memory, "FORM", "Where the key-value store has its state: `memory`, or `disk`, a database in the node's folder, for states larger than the memory; every start makes it anew";
+    state_cache_bytes: usize = 64 << 20, "BYTES", "With state on disk: memory for pages of its database";
     session_table: bool = true, "BOOL", "Execute a request once however often it is ordered; `false` shows what happens without, at every node or at none";
     durability: Durability = Durability::Sync, "MODE", "`sync`: what a node says rests on records in its journal that are synced before, so it may crash at any time; `memory` (unless said otherwise in dev and bench): nothing is kept on disk, so a node that starts again has lost its disk, and a power cut counts as a Byzantine fault of every node that it hits";
     journal_segment_bytes: u64 = SEGMENT_BYTES_USUAL, "BYTES", "Length of the journal's files, of which the first are smaller; one is made ahead";
@@ -121,6 +123,15 @@ pub enum StateMachineKind {
     Null,
 }
 
+/// Where the key-value store has its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateForm {
+    /// In memory.
+    Memory,
+    /// In a database in the node's folder.
+    Disk,
+}
+
 /// Cores of this machine, in the order in which loops are pinned to them; loops beyond the last begin anew with the first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cores(Vec<usize>);
@@ -182,6 +193,15 @@ impl NodeOptions {
             SEGMENT_BYTES_MIN,
             SEGMENT_BYTES_MAX / 4,
         )?;
+        within(
+            "state_cache_bytes",
+            self.state_cache_bytes,
+            1 << 20,
+            1 << 40,
+        )?;
+        if self.state == StateForm::Disk && self.state_machine != StateMachineKind::KeyValue {
+            return Err("state = disk: only the key-value store has a form on disk".to_owned());
+        }
         if self.disk_faults != StartFaults::default() && !self.faults {
             return Err("disk_faults: only with faults = true, for tests".to_owned());
         }
@@ -282,6 +302,29 @@ impl Setting for StateMachineKind {
         match self {
             StateMachineKind::KeyValue => "key-value",
             StateMachineKind::Null => "null",
+        }
+        .to_owned()
+    }
+}
+
+impl Display for StateForm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.show())
+    }
+}
+
+impl Setting for StateForm {
+    fn read(text: &str) -> Result<Self, String> {
+        match text {
+            "memory" => Ok(StateForm::Memory),
+            "disk" => Ok(StateForm::Disk),
+            _ => Err(format!("expected memory or disk, found \"{text}\"")),
+        }
+    }
+    fn show(&self) -> String {
+        match self {
+            StateForm::Memory => "memory",
+            StateForm::Disk => "disk",
         }
         .to_owned()
     }
@@ -390,6 +433,23 @@ mod tests {
             let why = Cores::read(bad).unwrap_err();
             assert!(why.starts_with("expected cores such as"), "{bad}: {why}");
         }
+    }
+
+    #[test]
+    fn only_the_key_value_store_has_a_form_on_disk() {
+        let mut options = NodeOptions {
+            state: StateForm::read("disk").unwrap(),
+            ..NodeOptions::default()
+        };
+        options.check(&Limits::default()).unwrap();
+        options.state_machine = StateMachineKind::Null;
+        let why = options.check(&Limits::default()).unwrap_err();
+        assert!(
+            why.starts_with("state = disk: only the key-value store"),
+            "{why}"
+        );
+        let why = StateForm::read("tape").unwrap_err();
+        assert_eq!(why, "expected memory or disk, found \"tape\"");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::batch::Batch;
 use crate::executor::{Executed, Executor};
 use crate::machine::{Input, Question, Replies, SnapshotNews};
 use crate::message::RequestNames;
+use crate::node::NodeError;
 use crate::node::core::Executing;
 use crate::node::refused_time::thread_time;
 use crate::node::report::ExecutionReport;
@@ -121,12 +122,20 @@ pub(super) struct ExecutionLoop<S: StateMachine> {
 
 impl<S: StateMachine> ExecutionLoop<S> {
     /// Works until the node ends.
-    pub fn run(mut self) {
+    ///
+    /// # Errors
+    /// [`NodeError::State`] when the state machine cannot go on; nobody has heard of what it did last.
+    pub fn run(mut self) -> Result<(), NodeError> {
         while !self.stopping.load(Ordering::Acquire) {
             let now = Instant::now();
             let worked = self.turn();
+            // It may have been found while an image was read, too.
+            if let Some(trouble) = self.executor.trouble() {
+                return Err(trouble.into());
+            }
             self.sleeper.wait(now, worked, None);
         }
+        Ok(())
     }
 
     #[cfg(test)]
@@ -140,6 +149,9 @@ impl<S: StateMachine> ExecutionLoop<S> {
         while let Some(task) = self.tasks.receive() {
             worked = true;
             let outcome = self.perform(task);
+            if self.executor.trouble().is_some() {
+                return worked;
+            }
             match self.outcomes.send(outcome) {
                 Ok(()) => {}
                 Err(queue::SendError::Full(_)) => {
@@ -180,7 +192,10 @@ impl<S: StateMachine> ExecutionLoop<S> {
                 },
                 _ => Outcome::Nothing,
             },
-            Task::Install(install) => Outcome::Snapshot(install.install(&mut self.executor)),
+            Task::Install(install) => match install.install(&mut self.executor) {
+                Some(news) => Outcome::Snapshot(news),
+                None => Outcome::Nothing,
+            },
             Task::Report { digests } => {
                 let cpu_us = u64::try_from(thread_time().as_micros()).unwrap_or(u64::MAX);
                 Outcome::Report(ExecutionReport::of(&self.executor, digests), cpu_us)

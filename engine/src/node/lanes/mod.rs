@@ -186,7 +186,7 @@ impl<S: StateMachine + 'static> Loops<S> {
     /// Runs until the node is stopped or one of its loops fails. The order loop runs on the calling thread.
     ///
     /// # Errors
-    /// What a lane's loop or its pinning fails with, or [`NodeError::Thread`].
+    /// What a lane's loop or its pinning fails with, [`NodeError::State`], or [`NodeError::Thread`].
     ///
     /// # Panics
     /// If a loop panicked, in the same way.
@@ -211,8 +211,7 @@ impl<S: StateMachine + 'static> Loops<S> {
             }
             running.push(end.spawn("execution".to_owned(), move || {
                 execution_core.map_or(Ok(()), pin)?;
-                execution.run();
-                Ok(())
+                execution.run()
             })?);
             order_core.map_or(Ok(()), pin)?;
             Ok(())

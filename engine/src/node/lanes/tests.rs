@@ -97,6 +97,7 @@ impl Cluster {
             node: NodeId(node),
             cluster,
             listen: "127.0.0.1:1".parse().unwrap(),
+            state: NodeOptions::default().state,
         };
         let core = Core::new(who, Box::new(replica), pool, self.start);
         let executor = Executor::new(&configuration, KeyValue::new());
