@@ -15,5 +15,6 @@ mod lies;
 mod links;
 mod nodes;
 mod snapshots;
+mod states;
 mod support;
 mod udp;

@@ -10,7 +10,7 @@ use crate::batch::BundleWriter;
 use crate::configuration::{Admission, Limits, Member, Roles};
 use crate::key_value::{KeyValue, Operation};
 use crate::quorum::FaultModel;
-use crate::state_machine::{ChunkSource, SnapshotReader};
+use crate::state_machine::{ChunkSource, SnapshotReader, TroubleKind};
 use crate::types::Seq;
 
 const ALICE: ClientId = ClientId([1; 16]);
@@ -143,6 +143,63 @@ impl StateMachine for Count {
     fn restore(&mut self, _chunks: &mut dyn ChunkSource) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Counts, until it is in trouble: from so many operations on.
+struct Fragile(Count, u64);
+
+impl StateMachine for Fragile {
+    fn execute(&mut self, context: &Context, operation: &[u8], reply: &mut Vec<u8>) {
+        self.0.execute(context, operation, reply);
+    }
+
+    fn query(&self, _question: &[u8], _reply: &mut Vec<u8>) {}
+
+    fn digest(&self) -> Digest {
+        self.0.digest()
+    }
+
+    fn snapshot(&self) -> Box<dyn SnapshotReader> {
+        self.0.snapshot()
+    }
+
+    fn restore(&mut self, _chunks: &mut dyn ChunkSource) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn trouble(&self) -> Option<StateTrouble> {
+        (self.0.0 >= self.1).then(|| StateTrouble {
+            kind: TroubleKind::Failing,
+            what: "it has counted enough".to_owned(),
+            why: "so it was made".to_owned(),
+        })
+    }
+}
+
+#[test]
+fn of_a_state_machine_in_trouble_nothing_is_heard() {
+    let configuration = small();
+    let mut executor = Executor::new(&configuration, Fragile(Count::default(), 3));
+    let session = id(1, 0);
+    let retry = bundle(&configuration, ALICE, &[call(session, 1, b"")]);
+    let first = [open(7), call(session, 1, b""), call(session, 2, b"")];
+    let executed = executor.try_execute(Decree(1), &batch(&configuration, &[(ALICE, &first)]));
+    let lines = lines(executed.expect("two are not enough").replies);
+    assert_eq!(lines.len(), 3);
+    let question = Question::Retried(retry);
+    assert!(matches!(executor.answer(&question), Some(Input::Found(_))));
+
+    let third = batch(&configuration, &[(ALICE, &[call(session, 3, b"")])]);
+    let trouble = executor.try_execute(Decree(2), &third).unwrap_err();
+    assert!(
+        trouble
+            .to_string()
+            .starts_with("it has counted enough: so it was made; ")
+    );
+    assert!(executor.answer(&question).is_none());
+    let again = executor.try_execute(Decree(3), &third).unwrap_err();
+    assert_eq!(again, trouble);
+    assert_eq!(executor.machine().0.0, 3, "nothing more is executed");
 }
 
 #[test]

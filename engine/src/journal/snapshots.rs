@@ -239,7 +239,7 @@ fn read_chunk(file: &dyn File, chunk: u64, chunk_bytes: usize) -> io::Result<Vec
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use twostep_crypto::{Identity, Signature};
 
     use super::super::memory::MemoryFolder;
@@ -308,7 +308,7 @@ mod tests {
     }
 
     /// Mode C, whose certificates need no keys: f = 1, S = 4.
-    fn configuration() -> Configuration {
+    pub(crate) fn configuration() -> Configuration {
         let member = |seed: u8| Member {
             roles: Roles::ALL,
             public: Identity::from_seed([seed; 32]).public(),
@@ -326,7 +326,7 @@ mod tests {
         Configuration::new(model, 1, members, limits, admission, [0; 16]).expect("consistent")
     }
 
-    fn keeper(folder: &Arc<MemoryFolder>, configuration: &Configuration) -> Keeper {
+    pub(crate) fn keeper(folder: &Arc<MemoryFolder>, configuration: &Configuration) -> Keeper {
         let chunk_bytes = chunk_bytes(configuration.limits());
         let folder = Arc::clone(folder) as Arc<dyn Folder>;
         Keeper::new(
@@ -336,7 +336,7 @@ mod tests {
     }
 
     /// A folder with one certified snapshot of a state of several chunks, and the digest of that state.
-    fn with_a_snapshot(configuration: &Configuration) -> (Arc<MemoryFolder>, Digest) {
+    pub(crate) fn with_a_snapshot(configuration: &Configuration) -> (Arc<MemoryFolder>, Digest) {
         let mut store = KeyValue::new();
         for key in 0..200_u8 {
             let (mut bytes, key) = (Vec::new(), [key]);

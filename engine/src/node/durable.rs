@@ -331,3 +331,38 @@ fn shape(configuration: &Configuration, node: NodeId, options: &NodeOptions) -> 
     shape.segment_bytes_max = options.journal_segment_bytes;
     shape
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::faults::DiskFaults;
+    use crate::journal::memory::MemoryFolder;
+    use crate::journal::snapshots::tests::{configuration, keeper, with_a_snapshot};
+    use crate::key_value::DiskKeyValue;
+
+    #[test]
+    fn a_snapshot_is_kept_if_it_is_the_state_that_cannot_be_written() {
+        let configuration = configuration();
+        let (snapshots, state) = with_a_snapshot(&configuration);
+        let mut keeper = keeper(&snapshots, &configuration);
+        let handle = DiskFaultHandle::new();
+        let folder = FaultyFolder::new(MemoryFolder::new(), handle.scratch());
+        let executor = || {
+            let machine = DiskKeyValue::create(&*folder, 0).expect("there is room");
+            Executor::new(&configuration, machine)
+        };
+        let mut first = executor();
+        handle.set(DiskFaults {
+            full: true,
+            ..DiskFaults::default()
+        });
+        let trouble = take_up(&mut first, &mut keeper).expect_err("there is none any more");
+        assert_eq!(trouble.kind, TroubleKind::Full);
+        drop(first);
+        handle.set(DiskFaults::default());
+        let mut second = executor();
+        let base = take_up(&mut second, &mut keeper).expect("there is room again");
+        assert_eq!(base.map(|base| base.decree), Some(Decree(4)));
+        assert_eq!(second.state_digest(), state);
+    }
+}

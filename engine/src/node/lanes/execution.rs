@@ -326,3 +326,94 @@ impl Outcome {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use twostep_net::Idle;
+
+    use super::*;
+    use crate::journal::snapshots::tests::configuration;
+    use crate::node::host::Local;
+    use crate::state_machine::{ChunkSource, Context, SnapshotReader, StateTrouble, TroubleKind};
+
+    /// In trouble once it is told to be.
+    struct Steered(Arc<AtomicBool>);
+
+    impl StateMachine for Steered {
+        fn execute(&mut self, _context: &Context, _operation: &[u8], _reply: &mut Vec<u8>) {}
+
+        fn query(&self, _question: &[u8], _reply: &mut Vec<u8>) {}
+
+        fn digest(&self) -> Digest {
+            Digest::ZERO
+        }
+
+        fn snapshot(&self) -> Box<dyn SnapshotReader> {
+            Box::new(crate::null::Null)
+        }
+
+        fn restore(&mut self, _chunks: &mut dyn ChunkSource) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn trouble(&self) -> Option<StateTrouble> {
+            let trouble = || StateTrouble {
+                kind: TroubleKind::Full,
+                what: "the file".to_owned(),
+                why: "no room".to_owned(),
+            };
+            self.0.load(Ordering::Relaxed).then(trouble)
+        }
+    }
+
+    fn executor() -> (Executor<Steered>, Arc<AtomicBool>, Batch) {
+        let (configuration, trouble) = (configuration(), Arc::<AtomicBool>::default());
+        let machine = Steered(Arc::clone(&trouble));
+        let noop = Batch::noop(&configuration.scope());
+        (Executor::new(&configuration, machine), trouble, noop)
+    }
+
+    #[test]
+    fn the_loop_ends_with_the_trouble_of_its_state_machine_and_tells_nothing_after_it() {
+        let (executor, trouble, noop) = executor();
+        let (sleeper, stopping) = (Sleeper::new(Idle::default()), Arc::default());
+        let order = WakeUp::new(|| {});
+        let (mut execution, mut remote) =
+            execution(executor, None, 8, sleeper, order, Arc::clone(&stopping));
+        assert!(remote.execute(Decree(1), noop.clone()).is_none());
+        assert!(execution.turn());
+        assert!(matches!(
+            remote.outcome(),
+            Some(Outcome::Executed {
+                decree: Decree(1),
+                ..
+            })
+        ));
+
+        trouble.store(true, Ordering::Relaxed);
+        assert!(remote.execute(Decree(2), noop.clone()).is_none());
+        assert!(remote.execute(Decree(3), noop).is_none());
+        remote.ask_report(true);
+        let ended = execution.run().expect_err("it cannot go on");
+        assert_eq!(
+            ended.to_string(),
+            "the file: no room; make room and start the node again: it makes its state anew from its snapshots, its journal and its peers"
+        );
+        assert!(remote.outcome().is_none());
+    }
+
+    #[test]
+    fn with_one_lane_nothing_is_told_either() {
+        let (executor, trouble, noop) = executor();
+        let mut local = Local {
+            executor,
+            snapshots: None,
+        };
+        assert!(local.execute(Decree(1), noop.clone()).is_some());
+        trouble.store(true, Ordering::Relaxed);
+        assert!(local.execute(Decree(2), noop.clone()).is_none());
+        assert!(local.execute(Decree(3), noop).is_none());
+    }
+}
