@@ -91,9 +91,8 @@ fn one_form(c: &mut Criterion, form: &str, mut store: impl StateMachine) {
     group.bench_function("image", |b| b.iter(|| image(&store)));
     group.bench_function("restore", |b| {
         b.iter(|| {
-            store
-                .restore(&mut Chunks(chunks.clone()))
-                .expect("an image")
+            let restored = store.restore(&mut Chunks(chunks.clone()));
+            restored.expect("an image");
         });
     });
     group.finish();

@@ -28,7 +28,6 @@
 //! for one transaction, which rewrites every page of 4 KiB that a change falls into. While an image is read, pages that it sees are not
 //! used again, so the file grows by what is written meanwhile.
 
-use std::collections::btree_map::IntoIter;
 use std::io;
 use std::iter::Peekable;
 use std::path::PathBuf;
@@ -42,7 +41,7 @@ use redb::{
 use super::checked_file::CheckedFile;
 use super::image::{self, Entries, Image};
 use super::map::{self, Map};
-use super::waiting::Waiting;
+use super::waiting::{Changes, Waiting};
 use crate::journal::folder::{File, Folder};
 use crate::state_machine::{
     ChunkSource, Context, SnapshotReader, StateMachine, StateTrouble, TroubleKind,
@@ -251,7 +250,7 @@ struct Merged {
     stored: OwnedRange<Bytes, Bytes>,
     /// The one that comes next of them.
     next: Option<Stored>,
-    waiting: Peekable<IntoIter<Box<[u8]>, Option<Box<[u8]>>>>,
+    waiting: Peekable<Changes>,
 }
 
 impl Entries for Merged {

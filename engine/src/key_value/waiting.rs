@@ -6,6 +6,9 @@ use std::collections::btree_map::IntoIter;
 /// What one change costs besides its bytes, about: its place in the tree and two allocations. Bytes.
 const CHANGE_BYTES: usize = 96;
 
+/// Changes one by one: a key, and its new value or that there is none any more.
+pub(super) type Changes = IntoIter<Box<[u8]>, Option<Box<[u8]>>>;
+
 /// The changes, by key: a new value, or that there is none any more.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Waiting {
@@ -49,7 +52,7 @@ impl Waiting {
     }
 
     /// The changes themselves, keys ascending.
-    pub(super) fn into_changes(self) -> IntoIter<Box<[u8]>, Option<Box<[u8]>>> {
+    pub(super) fn into_changes(self) -> Changes {
         self.changes.into_iter()
     }
 
