@@ -22,7 +22,7 @@
 
 mod checked_file;
 mod codec;
-mod disk;
+pub mod disk;
 mod image;
 mod map;
 mod pages;

@@ -17,16 +17,16 @@
 //! that nothing in it need be durable (no sync, ever: the journal and the snapshots are), that a file of an earlier run is
 //! of no interest, damaged or not, and that a start writes the whole state once.
 //!
-//! *Trouble.* A disk that is full or fails, and a byte that comes back changed ([`super::checked_file`]), stop the store: what it
-//! answers from then on means nothing, [`StateMachine::trouble`] says why, and the node ends before it tells
-//! anybody. It counts among f until it is started again. Reading waits for the disk, and so does what executes: the
-//! whole node with one lane.
+//! *Trouble.* A disk that is full or fails, and a byte that comes back changed (the file keeps a checksum of every block in
+//! memory), stop the store: what it answers from then on means nothing, [`StateMachine::trouble`] says why, and the node ends
+//! before it tells anybody. It counts among f until it is started again. Reading waits for the disk, and so does what
+//! executes: the whole node with one lane.
 //!
-//! *Cost and bounds.* Memory: `cache_bytes` for pages of the database, about [`WAITING_BYTES`] of changes and as many for
-//! each image that is read, 2 MiB of checksums for each GiB of the file. An operation is a look into the changes, and one into
-//! the database if the key is not there and what stands there matters. Every [`WAITING_BYTES`] of changes all that execute wait
-//! for one transaction, which rewrites every page of 4 KiB that a change falls into. While an image is read, pages that it sees are not
-//! used again, so the file grows by what is written meanwhile.
+//! *Cost and bounds.* Memory: `cache_bytes` for pages of the database, about 1 MiB of changes and as many for each image that
+//! is read, 2 MiB of checksums for each GiB of the file. An operation is a look into the changes, and one into the database
+//! if the key is not there and what stands there matters. Every MiB of changes all that execute wait for one
+//! transaction, which rewrites every page of 4 KiB that a change falls into. While an image is read, pages that it sees
+//! are not used again, so the file grows by what is written meanwhile.
 
 use std::io;
 use std::iter::Peekable;

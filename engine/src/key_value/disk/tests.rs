@@ -166,6 +166,24 @@ fn images_of_many_chunks_are_the_same_while_execution_goes_on() {
 }
 
 #[test]
+fn an_image_whose_keys_do_not_ascend_is_refused_by_both_forms() {
+    let folder = MemoryFolder::new();
+    let (mut memory, mut disk) = (KeyValue::new(), small(&*folder, 0));
+    for keys in [[b'b', b'a'], [b'a', b'a']] {
+        let mut image = b"kv 1\x02\0\0\0\0\0\0\0".to_vec();
+        for key in keys {
+            image.extend([1, 0, key, 0, 0, 0, 0]);
+        }
+        let chunks = || Chunks(VecDeque::from([image.clone()]));
+        let why = memory.restore(&mut chunks()).unwrap_err();
+        assert!(why.to_string().contains("keys do not ascend"), "{why}");
+        let why = disk.restore(&mut chunks()).unwrap_err();
+        assert!(why.to_string().contains("keys do not ascend"), "{why}");
+    }
+    assert_eq!(disk.trouble(), None);
+}
+
+#[test]
 fn the_file_of_an_earlier_run_is_of_no_interest() {
     let folder = MemoryFolder::new();
     let mut store = small(&*folder, 0);
