@@ -187,7 +187,7 @@ impl<'c> World<'c> {
     }
 
     /// How long a learner may need beside that to reach what was delivered before: it pulls and fetches a window of decrees in four
-    /// hops, and T0/4 more if something was lost. One that lost its disk may be correct again before it is there.
+    /// hops, and T0/4 more if something was lost, and learns at most a window ahead of what it has executed. One that lost its disk may be correct again before it is there.
     #[must_use]
     pub fn catch_up_bound(&self) -> Duration {
         let learners = self.live_learners();
@@ -195,7 +195,9 @@ impl<'c> World<'c> {
         let lag = slowest.map_or(0, |slowest| self.decrees().since(slowest));
         let windows = lag / self.plan.limits.window;
         let hop = Duration::from_nanos(self.network.healed_delay_max_ns());
-        (hop * 4 + self.plan.tuning.t0 / 4) * u32::try_from(windows).expect("a run is short")
+        let short = |number: u64| u32::try_from(number).expect("a run is short");
+        let execution = Duration::from_nanos(self.plan.execution_max_ns);
+        (hop * 4 + self.plan.tuning.t0 / 4) * short(windows) + execution * short(lag)
     }
 
     /// How long it may take until every call has ended and every live learner executed everything, once clients
