@@ -6,8 +6,8 @@
 //! ```
 //!
 //! What happens in which round is a function of the seed, so a run is repeated with `--seed`; when exactly it meets which message is
-//! not. At most f nodes are ever faulty, that is lie or have disks that lose what they are told to sync; all others may be
-//! killed, cut off or slowed as it pleases. Snapshots are frequent and logs short, so that who was away for a second needs a
+//! not. At most f nodes are ever faulty, that is lie, have disks that lose what they are told to sync, or are still away when
+//! progress is demanded; all others may be killed, cut off or slowed as it pleases, until it is healed. Snapshots are frequent and logs short, so that who was away for a second needs a
 //! transfer. Each wait has a bound, so the run has one. *Where*: [`troubles`] draws, [`scene`] carries out, [`verdict`] tells.
 
 mod scene;
