@@ -184,6 +184,21 @@ fn an_image_whose_keys_do_not_ascend_is_refused_by_both_forms() {
 }
 
 #[test]
+fn what_is_written_over_and_over_does_not_let_the_file_grow() {
+    let folder = MemoryFolder::new();
+    let mut store = small(&*folder, 50_000);
+    let size = || folder.open(DATABASE_FILE).unwrap().size().unwrap();
+    fill(&mut store, 2000);
+    let mut image = store.snapshot();
+    (0..3).for_each(|_| fill(&mut store, 2000));
+    assert!(image.next(&mut Vec::new()).unwrap());
+    drop(image);
+    let before = size();
+    (0..30).for_each(|_| fill(&mut store, 2000));
+    assert!(size() <= before, "{before} bytes became {}", size());
+}
+
+#[test]
 fn the_file_of_an_earlier_run_is_of_no_interest() {
     let folder = MemoryFolder::new();
     let mut store = small(&*folder, 0);
