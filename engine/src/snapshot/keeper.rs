@@ -163,7 +163,7 @@ impl Keeper {
                 decree,
                 place,
                 bytes,
-            } => self.keep(from, decree, place, bytes),
+            } => self.keep(from, decree, place, &bytes),
             SnapshotTask::Install { decree } => self.install(decree),
             SnapshotTask::Discard { decree } => self.remove(decree),
         }
@@ -207,14 +207,14 @@ impl Keeper {
         imaging.manifest.push(&self.scope, &chunk);
         let place = place(imaging.manifest.len());
         chunk.shrink_to_fit();
-        self.put(imaging.image.decree(), place, Body::from_vec(chunk))?;
+        self.put(imaging.image.decree(), place, &Body::from_vec(chunk))?;
         Ok(true)
     }
 
     fn end_image(&mut self, decree: Decree, manifest: Manifest) {
         let bytes = manifest.to_bytes();
         let root = manifest::root(&self.scope, &bytes);
-        if self.put(decree, 0, Body::from_vec(bytes)).is_err() {
+        if self.put(decree, 0, &Body::from_vec(bytes)).is_err() {
             self.store.remove(decree);
             return self.tell(SnapshotNews::Failed { decree });
         }
@@ -242,7 +242,7 @@ impl Keeper {
     }
 
     /// Stores a piece; if there is no room, older certified snapshots make some.
-    fn put(&mut self, decree: Decree, place: u32, piece: Body) -> io::Result<()> {
+    fn put(&mut self, decree: Decree, place: u32, piece: &Body) -> io::Result<()> {
         loop {
             let failed = match self.store.put(decree, place, piece.clone()) {
                 Ok(()) => return Ok(()),
@@ -371,7 +371,7 @@ impl Keeper {
         }
     }
 
-    fn keep(&mut self, from: NodeId, decree: Decree, place: u32, bytes: Body) {
+    fn keep(&mut self, from: NodeId, decree: Decree, place: u32, bytes: &Body) {
         let receiving = self.receiving.as_mut();
         let Some(receiving) =
             receiving.filter(|receiving| receiving.certificate.snapshot.decree == decree)
@@ -381,7 +381,7 @@ impl Keeper {
         let good = match (&receiving.manifest, (place as usize).checked_sub(1)) {
             (None, None) => {
                 let root = receiving.certificate.snapshot.root;
-                let manifest = Manifest::parse(&self.scope, root, &bytes);
+                let manifest = Manifest::parse(&self.scope, root, bytes);
                 receiving.lacking = manifest.as_ref().map_or(0, Manifest::len);
                 receiving.held = vec![false; receiving.lacking];
                 receiving.manifest = manifest;
@@ -389,7 +389,7 @@ impl Keeper {
             }
             (Some(manifest), Some(chunk)) => {
                 let fresh = receiving.held.get(chunk) == Some(&false);
-                let good = fresh && manifest.proves(&self.scope, chunk, &bytes);
+                let good = fresh && manifest.proves(&self.scope, chunk, bytes);
                 if good {
                     receiving.held[chunk] = true;
                     receiving.lacking -= 1;
