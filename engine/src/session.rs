@@ -297,16 +297,26 @@ impl SessionTable {
         );
         self.session_mut(slot).active = decree;
         self.touch(slot);
-        self.change_history(slot, |history| history.execute(seq, operation, decree));
         let fits = |reply: &&[u8]| {
             reply.len() <= self.session_reply_bytes_max
                 && reply.len() as u64 <= self.reply_bytes_total_max
         };
         let Some(reply) = reply.filter(fits) else {
+            self.change_history(slot, |history| history.execute(seq, operation, decree));
             return;
         };
         let room = self.session_reply_bytes_max - reply.len();
-        self.change_history(slot, |history| history.forget_down_to(room));
+        let has_room = self.reply_bytes + reply.len() as u64 <= self.reply_bytes_total_max;
+        self.change_history(slot, |history| {
+            history.execute(seq, operation, decree);
+            history.forget_down_to(room);
+            if has_room {
+                history.keep(seq, reply);
+            }
+        });
+        if has_room {
+            return;
+        }
         while self.reply_bytes + reply.len() as u64 > self.reply_bytes_total_max {
             let poorest = self
                 .keeping
