@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use super::transferring::STALLED_T0;
 use super::{Replica, Say, Step};
 use crate::configuration::Configuration;
 use crate::machine::{Again, Event, Question, Refusal, SnapshotNews, SnapshotTask, To, earlier};
@@ -27,7 +28,7 @@ use crate::types::{Decree, Digest, NodeId, NodeSet, Time};
 /// Certified snapshots that the host keeps, beside those that others take in.
 const HELD_MAX: usize = 2;
 
-/// A learner that asked for no piece in so many T0 is not waited for: it has the snapshot, or has stopped.
+/// A learner that asked for no piece in so many T0 is not waited for: it needs none, has them all, or has stopped.
 const TAKING_T0: u32 = 64;
 
 /// What a replica knows about snapshots.
@@ -43,7 +44,7 @@ pub(super) struct Snapshots {
     claim: Option<(SnapshotClaim, Resend)>,
     /// Certified and whole at the host, ascending; at most [`HELD_MAX`], and those that others take in.
     held: VecDeque<SnapshotCertificate>,
-    /// By learner, the snapshot of which it asked for a piece last, and when: one each, whatever it says.
+    /// By learner, the snapshot that it was offered or asked for a piece of last, and when: one each, whatever it says.
     taking: BTreeMap<NodeId, (Decree, Time)>,
     /// What others offered last, in answer to a pull in vain: the snapshot, who has it, and what was learned then.
     pub(super) offer: Option<(SnapshotCertificate, NodeSet, Decree)>,
@@ -321,15 +322,28 @@ impl<R: Rules> Replica<R> {
         });
     }
 
-    /// Tells a learner of the newest snapshot that is held, if it holds decree `lacking`.
+    /// Tells a learner of a snapshot that is held, if it holds decree `lacking`: the one that it takes in already, or the newest,
+    /// which is kept for it from now on.
     pub(super) fn offer_snapshot(&mut self, to: NodeId, lacking: Decree, step: &mut Step<'_>) {
-        let newest = self.snapshots.held.back();
-        let Some(certificate) = newest.filter(|held| lacking <= held.snapshot.decree) else {
+        let (now, t0) = (step.now, self.tuning.t0);
+        let fresh = |(_, at): &&(Decree, Time)| now.since(*at) < t0 * STALLED_T0;
+        let taken = self.snapshots.taking.get(&to).filter(fresh);
+        let taken = taken.map(|(decree, _)| *decree);
+        let mut held = self.snapshots.held.iter();
+        let newest = held.clone().next_back();
+        let offered = held.find(|held| taken == Some(held.snapshot.decree));
+        let offered = offered.filter(|held| lacking <= held.snapshot.decree);
+        let Some(certificate) = offered.or(newest.filter(|held| lacking <= held.snapshot.decree))
+        else {
             return;
         };
+        let decree = certificate.snapshot.decree;
         let message = Message::SnapshotCertificate(certificate.clone());
-        if to != self.me && self.peers.may_offer(to, step.now, self.tuning.t0) {
+        if to != self.me && self.peers.may_offer(to, now, t0) {
             step.fx.send(To::Nodes(NodeSet::one(to)), &message);
+            if taken != Some(decree) {
+                self.snapshots.taking.insert(to, (decree, now));
+            }
         }
     }
 

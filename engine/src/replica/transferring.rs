@@ -18,7 +18,7 @@ use crate::transfer::Transfer;
 use crate::types::{Decree, NodeId, NodeSet, Party};
 
 /// A transfer that has not moved for so many T0 gives way to a newer snapshot: those that had it may have dropped it.
-const STALLED_T0: u32 = 2;
+pub(super) const STALLED_T0: u32 = 2;
 
 impl<R: Rules> Replica<R> {
     /// This learner has diverged: it asks for a snapshot until it has one.
