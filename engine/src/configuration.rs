@@ -459,7 +459,7 @@ impl Default for Tuning {
             waiting_bundles_max: 16_384,
             waiting_bytes_max: 64 << 20,
             log_decrees_max: 1 << 20,
-            log_bytes_max: 256 << 20,
+            log_bytes_max: 64 << 20,
         }
     }
 }

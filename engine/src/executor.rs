@@ -273,8 +273,8 @@ impl<S: StateMachine> Executor<S> {
                     names,
                 })
             }
-            // The host's keeper does these.
-            Question::Snapshot(_) => None,
+            // The host's keeper and its journal do these.
+            Question::Snapshot(_) | Question::Archive(_) => None,
         }
     }
 

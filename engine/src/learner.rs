@@ -311,6 +311,11 @@ impl Learner {
         self.log.release(decree);
     }
 
+    /// Others are about to ask for what is above `decree`; nobody is if none.
+    pub fn hold(&mut self, decree: Option<Decree>) {
+        self.log.hold(decree);
+    }
+
     /// A body that it holds: learned, or kept for an open decree.
     #[must_use]
     pub fn body(&self, decree: Decree, value: Value) -> Option<&Batch> {

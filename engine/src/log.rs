@@ -8,8 +8,9 @@ use crate::types::Decree;
 /// Consecutive learned decrees, the newest last.
 ///
 /// The number of decrees is a bound for what a snapshot covers: above the last but one certified snapshot others may need it
-/// (PROTOCOL.md section 5.4). The bound of bytes holds whatever is certified: what goes then is covered by the next
-/// snapshot.
+/// (PROTOCOL.md section 5.4). The bound of bytes holds whatever is certified: what goes then is in the journal, or covered by the
+/// next snapshot. While others are known to catch up ([`Log::hold`]) twice as much is kept for them: without a journal nothing but the
+/// log leads from the snapshot that they take up to where the order is.
 #[derive(Debug)]
 pub struct Log {
     batches: VecDeque<Batch>,
@@ -18,6 +19,8 @@ pub struct Log {
     needed_above: Decree,
     /// The last but one certified snapshot.
     covered: Decree,
+    /// Others are about to ask for what is above this one.
+    held_above: Option<Decree>,
     bytes: usize,
     decrees_max: usize,
     bytes_max: usize,
@@ -33,6 +36,7 @@ impl Log {
             newest: Decree::NONE,
             needed_above: Decree::NONE,
             covered: Decree::NONE,
+            held_above: None,
             bytes: 0,
             decrees_max,
             bytes_max,
@@ -70,6 +74,14 @@ impl Log {
         self.trim();
     }
 
+    /// Others are about to ask for what is above `decree`; nobody is if none.
+    pub fn hold(&mut self, decree: Option<Decree>) {
+        if decree != self.held_above {
+            self.held_above = decree;
+            self.trim();
+        }
+    }
+
     /// A decree that is still kept.
     #[must_use]
     pub fn get(&self, decree: Decree) -> Option<&Batch> {
@@ -87,7 +99,9 @@ impl Log {
     fn trim(&mut self) {
         loop {
             let many = self.batches.len() > self.decrees_max && self.base() < self.covered;
-            let large = self.bytes > self.bytes_max;
+            let held = self.held_above.is_some_and(|held| held <= self.base());
+            let bytes_max = self.bytes_max.saturating_mul(if held { 2 } else { 1 });
+            let large = self.bytes > bytes_max;
             if !(many || large) || self.base() >= self.needed_above {
                 return;
             }
@@ -148,5 +162,26 @@ mod tests {
         assert_eq!(log.base(), Decree(16));
         log.push(Decree(17), batch);
         assert!(log.get(Decree(17)).is_some() && log.get(Decree(16)).is_none());
+    }
+
+    #[test]
+    fn twice_as_much_is_held_for_those_that_catch_up_but_nothing_below_what_they_need() {
+        let batch = Batch::noop(&Scope::new(ClusterId([0; 32]), Epoch(0)));
+        let mut log = Log::new(usize::MAX, 2 * cost(&batch));
+        let grow = |log: &mut Log, decrees: std::ops::RangeInclusive<u64>| {
+            for decree in decrees {
+                log.push(Decree(decree), batch.clone());
+                log.release(Decree(decree));
+            }
+        };
+        grow(&mut log, 1..=3);
+        assert_eq!(log.base(), Decree(1));
+        log.hold(Some(Decree(2)));
+        grow(&mut log, 4..=6);
+        assert_eq!(log.base(), Decree(2), "decree 2 goes, the next one is held");
+        grow(&mut log, 7..=9);
+        assert_eq!(log.base(), Decree(5), "whatever is held, there is a bound");
+        log.hold(None);
+        assert_eq!(log.base(), Decree(7));
     }
 }

@@ -56,6 +56,8 @@ pub enum Input<'a> {
     },
     /// What came of the snapshots that the host makes, keeps and receives.
     Snapshot(SnapshotNews),
+    /// What the journal holds of that which the log holds no more: the answer to [`Question::Archive`].
+    Archive(ArchiveNews),
     /// The journal changed its state.
     Journal(JournalState),
     /// The turn ends, or the deadline has passed.
@@ -91,6 +93,57 @@ pub enum Question {
     },
     /// The host's snapshots are to do this; what comes of it is [`SnapshotNews`], sooner or later, or never.
     Snapshot(SnapshotTask),
+    /// What does the journal hold? The answer is [`ArchiveNews`], sooner or later, or never. A host without a journal has no bodies, and
+    /// no values.
+    Archive(ArchiveTask),
+}
+
+/// What a peer asks for that was learned and is in the log no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArchiveTask {
+    /// Consecutive values.
+    Values {
+        /// Which peer.
+        asker: NodeId,
+        /// The first decree.
+        first: Decree,
+        /// How many at most.
+        count: u64,
+    },
+    /// The body of a decree.
+    Body {
+        /// Which peer.
+        asker: NodeId,
+        /// Which decree.
+        decree: Decree,
+        /// What was learned, as the peer says.
+        value: Value,
+    },
+}
+
+/// What the journal holds of it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ArchiveNews {
+    /// Consecutive values.
+    Values {
+        /// Which peer asked.
+        asker: NodeId,
+        /// The first decree.
+        first: Decree,
+        /// As [`Values`](crate::message::Values) carry them; empty if there is none.
+        values: Vec<u8>,
+    },
+    /// A body.
+    Body {
+        /// Which peer asked.
+        asker: NodeId,
+        /// Of which decree.
+        decree: Decree,
+        /// What was learned.
+        value: Value,
+        /// Its bytes; whoever asked holds them against the value.
+        body: Body,
+    },
 }
 
 /// What the host's snapshots are to do ([`crate::snapshot::Keeper`]).

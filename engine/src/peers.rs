@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::configuration::Configuration;
 use crate::message::Status;
-use crate::types::{NodeId, NodeSet, Time};
+use crate::types::{Decree, NodeId, NodeSet, Time};
 
 /// The most that one peer is served in T0/4, give or take one body. Bytes.
 const SERVED_BYTES_MAX: usize = 16 << 20;
@@ -41,6 +41,8 @@ struct Peer {
     chunks_since: Time,
     /// When it was told of a snapshot last.
     offered_at: Option<Time>,
+    /// It is about to ask for what is above this decree, as it showed at this time.
+    needs: Option<(Decree, Time)>,
     /// Signatures that it showed since `checked_since`.
     checked: usize,
     checked_since: Time,
@@ -130,6 +132,21 @@ impl Peers {
             peer.chunks += bytes;
         }
         may
+    }
+
+    /// This learner showed that it will need what is above `decree`.
+    pub fn needs_above(&mut self, node: NodeId, decree: Decree, now: Time) {
+        if let Some(peer) = self.peers.get_mut(usize::from(node.0)) {
+            peer.needs = Some((decree, now));
+        }
+    }
+
+    /// Above which decree somebody needs what was learned, as far as anybody showed it within the last 2·T0.
+    #[must_use]
+    pub fn needed_above(&self, now: Time, t0: Duration) -> Option<Decree> {
+        let needs = self.peers.iter().filter_map(|peer| peer.needs);
+        let fresh = needs.filter(|(_, at)| now.since(*at) <= t0 * 2);
+        fresh.map(|(decree, _)| decree).min()
     }
 
     /// Whether this peer may be told of a snapshot now; if so, it may not again for T0/4.
@@ -298,5 +315,17 @@ mod tests {
         assert_eq!(relays(&mut peers, at(300)), RELAYS_MAX);
         assert_eq!(relays(&mut peers, at(324)), 0);
         assert_eq!(relays(&mut peers, at(325)), RELAYS_MAX);
+    }
+
+    #[test]
+    fn what_somebody_needs_is_known_for_two_t0() {
+        let mut peers = Peers::new(&six(), NodeId(0));
+        let (t0, at) = (Duration::from_millis(100), |ms: u64| Time(ms * 1_000_000));
+        assert_eq!(peers.needed_above(at(0), t0), None);
+        peers.needs_above(NodeId(1), Decree(7), at(0));
+        peers.needs_above(NodeId(2), Decree(9), at(50));
+        assert_eq!(peers.needed_above(at(200), t0), Some(Decree(7)));
+        assert_eq!(peers.needed_above(at(250), t0), Some(Decree(9)));
+        assert_eq!(peers.needed_above(at(251), t0), None);
     }
 }

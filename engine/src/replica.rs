@@ -236,6 +236,8 @@ struct Pull {
     at: Option<Time>,
     /// Up to where values were asked for last.
     up_to: Decree,
+    /// When that was.
+    said: Time,
     times: u32,
     /// What was learned when the time was set: progress postpones a pull.
     learned: Decree,
@@ -705,6 +707,7 @@ impl<R: Rules> Replica<R> {
         self.say_again(step);
         self.pull_if_due(step);
         self.transfer_on(step);
+        self.hold_log(step);
         if self.status_at <= step.now {
             self.say_status(step);
         }
@@ -745,6 +748,7 @@ impl<R: Rules> Machine for Replica<R> {
                 .fx
                 .send(To::Nodes(NodeSet::one(asker)), &Message::Settled { names }),
             Input::Snapshot(news) => self.take_news(news, step),
+            Input::Archive(news) => self.say_archived(news, step),
             Input::Journal(state) => self.journal(state, step),
             Input::Tick => self.tick(step),
         }

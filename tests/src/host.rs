@@ -9,7 +9,9 @@ use std::time::Duration;
 use twostep_engine::batch::Batch;
 use twostep_engine::executor::Executor;
 use twostep_engine::key_value::KeyValue;
-use twostep_engine::machine::{Effects, Event, JournalState, Machine, Question, Record, To};
+use twostep_engine::machine::{
+    Effects, Event, JournalState, Machine, Question, Record, SnapshotNews, To,
+};
 use twostep_engine::message::Message;
 use twostep_engine::record::OwnedRecord;
 use twostep_engine::replica::Standing;
@@ -34,6 +36,8 @@ pub struct Host {
     pub keeper: Keeper,
     /// Where they lie.
     pub shelf: Shelf,
+    /// The certified snapshots that its keeper holds, ascending.
+    pub held: Vec<Decree>,
     /// Whether its state was damaged, and it has not installed another one since.
     pub corrupt: bool,
     /// Keeps what the machine stores.
@@ -54,6 +58,28 @@ pub struct Host {
     pub standing: Standing,
     /// Whether it is down, or ever lost its disk; such a node counts among the f.
     pub faulty: bool,
+}
+
+impl Host {
+    /// The keeper has news: of what it holds, perhaps.
+    pub fn note_held(&mut self, news: &SnapshotNews) {
+        match news {
+            SnapshotNews::Held(certificate) => {
+                self.held.push(certificate.snapshot.decree);
+                self.held.sort_unstable();
+                self.held.dedup();
+            }
+            SnapshotNews::Dropped { decree } => self.held.retain(|held| held != decree),
+            _ => {}
+        }
+    }
+
+    /// The oldest of the certified snapshots that it holds, if it is not the only one: its journal may have lost what that holds.
+    #[must_use]
+    pub fn covered(&self) -> Decree {
+        let oldest = self.held.first().filter(|_| self.held.len() > 1);
+        oldest.copied().unwrap_or(Decree::NONE)
+    }
 }
 
 /// What a machine wants done, in the order in which it said so.

@@ -35,6 +35,8 @@ pub struct SimOptions {
     pub faults: Faults,
     /// A strategy of [`crate::actors`] that some node, or client, plays in every seed in which nodes lie.
     pub strategy: Option<&'static str>,
+    /// Let logs in memory hold next to nothing, and the journals serve what is in them no more.
+    pub archives: bool,
 }
 
 /// What may be wrong with nodes beside stopping.
@@ -56,6 +58,7 @@ impl Default for SimOptions {
             leader_stops: false,
             faults: Faults::None,
             strategy: None,
+            archives: false,
         }
     }
 }
@@ -89,6 +92,9 @@ pub const OPERATIONS_MIN: u64 = 300;
 /// Certified checkpoints that every seed reaches at least.
 pub const CHECKPOINTS_MIN: u64 = 3;
 
+/// The most that logs hold where journals serve what is in them no more: some decrees. Bytes.
+const LOG_BYTES_MAX: u64 = 4096;
+
 /// Everything that decides one run.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -112,6 +118,8 @@ pub struct Plan {
     pub turn_ns: u64,
     /// The clients.
     pub clients: ClientPlan,
+    /// Whether nodes read back for others what their journals hold.
+    pub archives: bool,
     /// What strikes, in the order in which it strikes.
     pub faults: Vec<Fault>,
     /// Who lies, and how.
@@ -238,6 +246,14 @@ impl Plan {
             Faults::All => lying::draw(&frame, options.strategy, seed),
         };
         restarts::add(&mut plan, &mut Random::fork(seed, "restarts"));
+        if options.archives {
+            plan.archives = true;
+            let bytes = Random::fork(seed, "archives").between(1, LOG_BYTES_MAX);
+            plan.tuning.log_bytes_max = usize::try_from(bytes).expect("a small number");
+            // A state that is damaged is mended from the own log, which has to be long enough for it.
+            plan.faults
+                .retain(|fault| !matches!(fault.what, FaultKind::Corrupt { .. }));
+        }
         plan
     }
 
@@ -296,6 +312,7 @@ impl Plan {
             execution_max_ns: links.delay_max_ns * random.below(2),
             turn_ns: *random.pick(&[0, 1_000, 20_000, 100_000]),
             clients,
+            archives: false,
             faults,
             actors: Vec::new(),
             client_actors: Vec::new(),
@@ -329,6 +346,7 @@ impl Plan {
                 rest_max_ns: 0,
                 put_per_mille: 0,
             },
+            archives: false,
             faults: Vec::new(),
             actors: Vec::new(),
             client_actors: Vec::new(),

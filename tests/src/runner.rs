@@ -50,6 +50,8 @@ pub struct SeedReport {
     pub regency_changes: u64,
     /// Snapshots that learners took up from others.
     pub snapshots_installed: u64,
+    /// Questions of learners that journals answered.
+    pub archived: u64,
     /// How often the liars lied, by strategy.
     pub lies: BTreeMap<&'static str, Lies>,
     /// The property that was violated, and how.
@@ -467,6 +469,7 @@ fn report(world: &World<'_>, seed: u64, verdict: Result<Recovery, Ended>) -> See
         recovery_per_mille,
         regency_changes: world.regency_changes(),
         snapshots_installed: world.installed(),
+        archived: world.archived(),
         lies: world.lies(),
         violation,
         stall,

@@ -8,6 +8,7 @@
 //! One thread. Events of one moment happen in the order in which they were put into the queue, so a run is a
 //! function of its plan and seed; [`World::trace_hash`] tells whether two runs were the same.
 
+mod archive;
 mod clients;
 mod faults;
 mod nodes;
@@ -131,6 +132,8 @@ pub struct World<'c> {
     damaged: NodeSet,
     /// How many snapshots were installed.
     installed: u64,
+    /// How many questions journals answered.
+    archived: u64,
     /// The newest certified snapshot that any node knows of.
     snapshot: Decree,
     byzantine: NodeSet,
@@ -239,6 +242,7 @@ impl<'c> World<'c> {
             states: BTreeMap::new(),
             damaged: NodeSet::EMPTY,
             installed: 0,
+            archived: 0,
             snapshot: Decree::NONE,
             byzantine: cast.byzantine(),
             regencies: BTreeSet::new(),
@@ -266,6 +270,7 @@ impl<'c> World<'c> {
                 executor: Some(cast.executor(&world.configuration)),
                 keeper: Keeper::new(&world.configuration, Box::new(shelf.clone())),
                 shelf,
+                held: Vec::new(),
                 corrupt: false,
                 disk,
                 backlog: VecDeque::new(),

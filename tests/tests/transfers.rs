@@ -53,6 +53,42 @@ fn deaf(plan: &Plan) -> FaultKind {
     }
 }
 
+/// Logs that hold next to nothing, and no snapshot ever: whether a laggard catches up, and how much of that journals served.
+fn caught_up(archives: bool) -> (bool, u64) {
+    let options = SimOptions {
+        model: Some(FaultModel::Fab),
+        topology: Some(Topology::Shared),
+        ..SimOptions::default()
+    };
+    let run = |seed| {
+        let mut plan = Plan::draw(&options, seed);
+        plan.tuning.log_bytes_max = 1;
+        plan.limits.snapshot_every = plan.limits.checkpoint_every << 20;
+        plan.archives = archives;
+        plan.faults = vec![Fault {
+            at: 60,
+            what: deaf(&plan),
+        }];
+        let report = run_plan(plan, seed, &Troupe::new(Vec::new(), seed));
+        assert_eq!(report.violation, None, "seed {seed}");
+        (report.stall.is_none(), report.archived)
+    };
+    let runs: Vec<(bool, u64)> = (0..SEEDS).map(run).collect();
+    let all = runs.iter().all(|(caught_up, _)| *caught_up);
+    (all, runs.iter().map(|(_, archived)| archived).sum())
+}
+
+#[test]
+fn a_learner_beyond_the_logs_learns_from_journals_above_the_newest_snapshot() {
+    let (caught_up, archived) = caught_up(true);
+    assert!(caught_up && archived > 0, "{archived}");
+}
+
+#[test]
+fn without_journals_that_answer_it_waits_for_a_snapshot() {
+    assert_eq!(caught_up(false), (false, 0));
+}
+
 #[test]
 fn a_learner_beyond_the_logs_installs_a_snapshot_and_goes_on() {
     assert!(installed(FaultModel::Fab, false, deaf) > 0);

@@ -50,13 +50,16 @@ pub struct SimArgs {
     /// Whether up to that many nodes lie; in crash mode the first leader stops
     #[arg(long, value_enum, default_value_t = FaultsFlag::None)]
     faults: FaultsFlag,
+    /// Let logs in memory hold next to nothing, and journals serve learners that lag
+    #[arg(long)]
+    archives: bool,
     /// A way to lie that some node has in every seed, as in `slow-leader`; sets `--faults all`
     #[arg(long, value_name = "NAME", value_parser = strategy)]
     strategy: Option<&'static str>,
     /// Let replicas follow a wrong rule, as in `s1-literal`, in a cluster where it does harm; ends with status 0 once a
     /// seed shows it
     #[arg(long, value_name = "NAME", value_parser = rules, default_value = "standard",
-        conflicts_with_all = ["mode", "f", "topology", "leader_stops", "faults", "strategy"])]
+        conflicts_with_all = ["mode", "f", "topology", "leader_stops", "faults", "strategy", "archives"])]
     rules: RulesFlag,
     /// Print the report as a last line of JSON
     #[arg(long)]
@@ -144,6 +147,7 @@ pub fn run(args: &SimArgs) -> Result<ExitCode> {
             _ => Faults::All,
         },
         strategy: args.strategy,
+        archives: args.archives,
     };
     match args.seed {
         Some(seed) => one(args, &options, seed),

@@ -11,6 +11,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::archive::{Index, Place};
 use super::bodies::Bodies;
 use super::error::JournalError;
 use super::folder::Folder;
@@ -45,7 +46,8 @@ pub struct Appender {
     /// Whether an entry that says so stands in the file.
     marked: bool,
     preamble: Preamble,
-    bodies: Bodies<u64>,
+    bodies: Bodies<Place>,
+    index: Arc<Index>,
 }
 
 /// An entry did not fit into the active segment.
@@ -67,6 +69,7 @@ impl Appender {
             marked: false,
             preamble: found.preamble,
             bodies: found.bodies,
+            index: Arc::new(found.index),
         }
     }
 
@@ -95,6 +98,7 @@ impl Appender {
                 ..Preamble::default()
             },
             bodies: Bodies::new(shape.places),
+            index: Arc::default(),
             active: first,
             folder,
             shape,
@@ -116,8 +120,9 @@ impl Appender {
         let batch = record::batch(record);
         let here = batch.is_none_or(|(decree, batch)| {
             let held = self.bodies.find(decree, batch.value());
-            held.is_none_or(|segment| *segment < oldest)
+            held.is_none_or(|place| place.segment < oldest)
         });
+        let offset = self.end();
         let payload = self.entry(RESERVED_BYTES, kind, self.seq + 1, |out| {
             record::write(record, here, out);
         })?;
@@ -129,8 +134,18 @@ impl Appender {
         if let Some((decree, batch)) = batch {
             let active = self.kept.back_mut().expect("one is active");
             active.newest = active.newest.max(decree);
+            let (segment, value) = (active.number, batch.value());
             if here {
-                self.bodies.put(decree, batch.value(), active.number);
+                let place = Place {
+                    segment,
+                    offset,
+                    bytes: self.end() - offset,
+                };
+                self.bodies.put(decree, value, place);
+            }
+            let place = self.bodies.find(decree, value);
+            if let Some(place) = place.filter(|_| record::is_learned(kind)) {
+                self.index.learned(decree, value, *place);
             }
         }
         Ok(self.seq)
@@ -205,6 +220,8 @@ impl Appender {
     pub fn retire(&mut self) -> Vec<u64> {
         assert!(self.buffer.is_empty(), "it is said before it is done");
         let mut retired = Vec::new();
+        // Nobody looks for what is in them once they go.
+        self.index.forget(self.preamble.pruned);
         while self.kept.len() > 1 && self.kept[0].newest <= self.preamble.pruned {
             retired.extend(self.kept.pop_front().map(|kept| kept.number));
         }
@@ -276,6 +293,11 @@ impl Appender {
     #[must_use]
     pub fn free_bytes(&self) -> Option<u64> {
         self.folder.free_bytes().ok()
+    }
+
+    /// What tells where learned decrees are.
+    pub(super) fn index(&self) -> Arc<Index> {
+        Arc::clone(&self.index)
     }
 
     /// Where it is.

@@ -159,7 +159,12 @@ impl<'a> Entry<'a> {
     /// The entry that stands at `offset` of the segment `number`; none if nothing valid stands there.
     #[must_use]
     pub fn read(segment: &'a [u8], number: u64, offset: usize) -> Option<Entry<'a>> {
-        let bytes = segment.get(offset..)?;
+        Entry::at(segment.get(offset..)?, number, offset)
+    }
+
+    /// The same, of bytes that begin at that offset.
+    #[must_use]
+    pub fn at(bytes: &'a [u8], number: u64, offset: usize) -> Option<Entry<'a>> {
         let header = bytes.get(..ENTRY_HEADER_BYTES)?;
         let (length, kind) = (u32::from_le_bytes(array(header, 8)) as usize, header[12]);
         let end = ENTRY_HEADER_BYTES.checked_add(padded(length))?;

@@ -35,6 +35,7 @@
 //! | [`opened`] | a journal that is open |
 //! | [`appender`] | writes entries behind those that are there, without threads and time |
 //! | [`snapshots`] | a store of snapshots in a folder |
+//! | [`archive`] | reads what was learned back while it is written |
 //! | [`writer`] | the thread that makes records durable, in groups |
 //! | [`recorder`] | what the node's loop has of it |
 
@@ -45,6 +46,7 @@
 )]
 
 pub mod appender;
+pub mod archive;
 pub mod bodies;
 mod error;
 pub mod faults;

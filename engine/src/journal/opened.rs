@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use twostep_net::pool::Pool;
+
 use super::appender::Appender;
+use super::archive::Archive;
 use super::error::JournalError;
 use super::folder::Folder;
 use super::format::Owner;
@@ -133,6 +136,12 @@ impl Journal {
     #[must_use]
     pub fn entry_bytes(&self) -> u64 {
         self.appender.kept().map(|kept| kept.end as u64).sum()
+    }
+
+    /// What reads learned decrees back, also while the journal is written, into memory of `pool`.
+    #[must_use]
+    pub fn archive(&self, pool: Pool) -> Archive {
+        Archive::new(self.folder(), self.appender.index(), pool)
     }
 
     /// Where it is.

@@ -131,6 +131,12 @@ pub fn may_wait(kind: u8) -> bool {
     kind == LEARNED
 }
 
+/// Whether the record says what was learned.
+#[must_use]
+pub fn is_learned(kind: u8) -> bool {
+    kind == LEARNED
+}
+
 /// The batch that a record holds, and for which decree.
 #[must_use]
 pub fn batch<'a>(record: &Record<'a>) -> Option<(Decree, &'a Batch)> {
@@ -216,6 +222,19 @@ pub fn head(kind: u8, payload: &[u8]) -> Result<Option<Head>, RecordError> {
         value: Value(Digest(*value)),
         here,
     }))
+}
+
+/// The body that stands in a payload, with what it belongs to; none if there is none, or the layout is another one.
+#[must_use]
+pub fn body(kind: u8, payload: &[u8]) -> Option<(Head, &[u8])> {
+    let head = head(kind, payload).ok()?.filter(|head| head.here)?;
+    let rest = &payload[HEAD_BYTES..];
+    let body = if kind == LEARNED {
+        rest
+    } else {
+        regency(kind, rest).ok()?.1
+    };
+    Some((head, body))
 }
 
 /// Reads a record back. `earlier` finds the body that an earlier record holds.

@@ -11,12 +11,16 @@
 //! | zeros up to the end of the last segment | the end |
 //! | anything else there, and a valid entry behind it that knows it to be durable | damage: refused |
 //! | anything else there, and none such | a write that was under way when the power failed: cut |
+//! | nothing but zeros behind a damaged header, in a last segment that is not the only one | it was made ahead and never used: made anew |
 //! | anything, in a segment that a later one follows | damage: a segment is begun only when everything before it is durable |
 //!
 //! Every entry says how far the journal was durable when it was written, and a mark says it when the journal becomes idle. So what a
 //! sync had covered and somebody was told of is told from what was merely being written. The one doubt that is left is the last write before a crash
 //! that came within the few milliseconds between its sync and its mark: damage to it looks like a torn write.
 
+use tracing::warn;
+
+use super::archive::{Index, Place};
 use super::bodies::Bodies;
 use super::error::JournalError;
 use super::folder::Folder;
@@ -25,6 +29,9 @@ use super::preamble::Preamble;
 use super::record;
 use super::segment::{self, Segment, file_name};
 use crate::types::Decree;
+
+/// Read at once where nothing but zeros is expected. Bytes.
+const BLANK_BYTES: usize = 1 << 20;
 
 /// A segment with entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,8 +72,10 @@ pub struct Found {
     pub seq: u64,
     /// What the next segment has to repeat.
     pub preamble: Preamble,
-    /// The segments in which bodies are.
-    pub bodies: Bodies<u64>,
+    /// Where bodies are.
+    pub bodies: Bodies<Place>,
+    /// Where those of learned decrees are.
+    pub index: Index,
     /// The torn tail that was cut off.
     pub cut: Option<Cut>,
 }
@@ -90,11 +99,19 @@ pub fn scan(
         seq: 0,
         preamble: Preamble::default(),
         bodies: Bodies::new(places),
+        index: Index::default(),
     };
     let mut spare = None;
     let mut cut = None;
     for (place, number) in numbers.iter().enumerate() {
-        let segment = segment::read(folder, owner, *number, &mut scan.bytes)?;
+        let last = place > 0 && place + 1 == numbers.len();
+        let segment = match segment::read(folder, owner, *number, &mut scan.bytes) {
+            Err(JournalError::Damaged { offset: 0, .. }) if last && blank(folder, *number)? => {
+                discard(folder, *number)?;
+                continue;
+            }
+            read => read?,
+        };
         if scan.begins(*number)? {
             scan.walk(segment)?;
         } else {
@@ -128,6 +145,7 @@ pub fn scan(
     active.file.sync().map_err(|source| {
         segment::failed(folder, &file_name(active.header.number), "sync", source)
     })?;
+    scan.index.forget(scan.preamble.pruned);
     Ok(Some(Found {
         kept: scan.kept,
         active,
@@ -135,6 +153,7 @@ pub fn scan(
         seq: scan.seq,
         preamble: scan.preamble,
         bodies: scan.bodies,
+        index: scan.index,
         cut,
     }))
 }
@@ -149,7 +168,8 @@ struct Scan<'a> {
     tail: Option<Tail>,
     seq: u64,
     preamble: Preamble,
-    bodies: Bodies<u64>,
+    bodies: Bodies<Place>,
+    index: Index,
 }
 
 struct Tail {
@@ -254,7 +274,16 @@ impl Scan<'_> {
                 let head = head.expect("records that are many have heads");
                 kept.newest = kept.newest.max(head.decree);
                 if head.here {
-                    self.bodies.put(head.decree, head.value, kept.number);
+                    let place = Place {
+                        segment: kept.number,
+                        offset: kept.end,
+                        bytes: entry.bytes(),
+                    };
+                    self.bodies.put(head.decree, head.value, place);
+                }
+                let place = self.bodies.find(head.decree, head.value);
+                if let Some(place) = place.filter(|_| record::is_learned(kind)) {
+                    self.index.learned(head.decree, head.value, *place);
                 }
             }
             kind => return Err(format!("kind {kind} is the kind of no entry")),
@@ -269,6 +298,39 @@ impl Scan<'_> {
             what,
         }
     }
+}
+
+/// Whether nothing stands behind the header of a segment. Then nobody was told of anything in it: a segment is used only once its
+/// first entry is durable.
+fn blank(folder: &dyn Folder, number: u64) -> Result<bool, JournalError> {
+    let name = file_name(number);
+    let read = || {
+        let file = folder.open(&name)?;
+        let (size, mut bytes) = (file.size()?, vec![0; BLANK_BYTES]);
+        let mut offset = HEADER_BYTES as u64;
+        while offset < size {
+            let left = usize::try_from(size - offset).unwrap_or(usize::MAX);
+            let piece = &mut bytes[..left.min(BLANK_BYTES)];
+            file.read_at(piece, offset)?;
+            if !is_zero(piece) {
+                return Ok(false);
+            }
+            offset += piece.len() as u64;
+        }
+        Ok(true)
+    };
+    read().map_err(|source| segment::failed(folder, &name, "read", source))
+}
+
+/// Removes a segment that was made ahead and whose header is damaged, durably.
+fn discard(folder: &dyn Folder, number: u64) -> Result<(), JournalError> {
+    let name = file_name(number);
+    let path = folder.path().display();
+    warn!(
+        "{path}/{name}: its header is damaged, and nothing was ever written behind it: it is made anew"
+    );
+    let removed = folder.remove(&name).and_then(|()| folder.sync());
+    removed.map_err(|source| segment::failed(folder, &name, "remove", source))
 }
 
 /// Whether a valid entry behind `offset` knows the record after `seq` to be durable.

@@ -139,6 +139,7 @@ pub(super) struct EventCounts {
     doubts: u64,
     snapshots: u64,
     installed: u64,
+    archived: u64,
     sent_again: [u64; 10],
 }
 
@@ -170,6 +171,7 @@ impl<L: Links> Effects for Sink<'_, L> {
     }
 
     fn ask(&mut self, question: Question) {
+        self.outbox.counts.archived += u64::from(matches!(question, Question::Archive(_)));
         self.outbox.questions.push_back(question);
     }
 
@@ -290,6 +292,7 @@ impl EventCounts {
             ("proposals.doubted", self.doubts),
             ("snapshots.certified", self.snapshots),
             ("snapshots.installed", self.installed),
+            ("archive.questions", self.archived),
         ]
         .into_iter()
         .chain(again)

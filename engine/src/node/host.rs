@@ -15,13 +15,13 @@ use crate::batch::Batch;
 use crate::executor::{Executed, Executor};
 use crate::journal::faults::DiskFaultHandle;
 use crate::letter::Letter;
-use crate::machine::{Input, Question, SnapshotNews};
+use crate::machine::{Input, Question};
 use crate::node::control::{Answer, Asked, Request};
 use crate::node::core::{Core, Executing, LineLimit};
 use crate::node::effects::{ClientLinks, Direct};
 use crate::node::faults::{FAULTS_FORBIDDEN, set_clock_offset, set_disk_faults, set_fault};
 use crate::node::report::{ExecutionReport, LinksReport};
-use crate::node::snapshots::{Snapshots, Told};
+use crate::node::snapshots::{News, Snapshots, Told};
 use crate::state_machine::StateMachine;
 use crate::types::{Decree, Party};
 
@@ -60,6 +60,10 @@ impl<S: StateMachine> Executing for Local<S> {
                 snapshots.task(task);
                 None
             }
+            (Question::Archive(task), Some(snapshots)) => {
+                snapshots.archive(task);
+                None
+            }
             (question, _) => self.executor.answer(&question),
         }
     }
@@ -75,11 +79,11 @@ impl<S: StateMachine> Local<S> {
     }
 
     /// What the thread of the snapshots has to tell the replica, oldest first; what it has for the executor is done.
-    fn news(&mut self) -> Option<SnapshotNews> {
+    fn news(&mut self) -> Option<News> {
         self.hand_over_image();
         match self.snapshots.as_mut()?.told()? {
             Told::News(news) => Some(news),
-            Told::Install(install) => install.install(&mut self.executor),
+            Told::Install(install) => install.install(&mut self.executor).map(News::Snapshot),
         }
     }
 }
@@ -149,8 +153,7 @@ impl<S: StateMachine> Service for Host<S> {
         let time = self.core.time(now);
         self.core.hear_journal(links, &mut self.local, now);
         while let Some(news) = self.local.news() {
-            let news = Input::Snapshot(news);
-            self.core.step(links, &mut self.local, time, news);
+            self.core.step(links, &mut self.local, time, news.input());
         }
         self.core.step(links, &mut self.local, time, Input::Tick);
         self.core.hand_over();

@@ -294,7 +294,9 @@ impl NodeBuilder {
                 source,
             })?,
         };
-        let (snapshots, snapshots_thread) = Snapshots::start(keeper, waker.clone())?;
+        let archive = durable.as_ref();
+        let archive = archive.map(|durable| durable.journal.archive(pool.clone()));
+        let (snapshots, snapshots_thread) = Snapshots::start(keeper, archive, waker.clone())?;
         let now = Instant::now();
         let identification = Identification {
             node,

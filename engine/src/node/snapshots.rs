@@ -1,18 +1,19 @@
-//! The thread that keeps a node's snapshots: it reads images, hashes, stores and serves, so that no other loop waits for it.
+//! The thread that keeps a node's snapshots: it reads images, hashes, stores and serves, so that no other loop waits for it. It reads
+//! the journal's archive as well: both are for learners that lag.
 //!
 //! ```text
-//!  execution ── Image ─┐                      ┌─► News ────► replica
-//!  replica ──── task ──┴─► Keeper (its thread) ┴─► Install ─► executor, then Installed to the replica
+//!  execution ── Image ─┐                                ┌─► News ────► replica
+//!  replica ──── task ──┴─► Keeper, Archive (its thread) ┴─► Install ─► executor, then Installed to the replica
 //! ```
 //!
-//! *Bounds.* [`WORK_MAX`] tasks and as many outcomes are on their way. A question of another learner that finds no room is lost, since it
-//! will ask again; what the own replica counts on is kept until there is room: a few tasks, and the pieces that it has
+//! *Bounds.* [`WORK_MAX`] tasks and as many outcomes are on their way, with [`ARCHIVED_BYTES_MAX`] of bodies from the archive, give or take
+//! one. A question of another learner that finds no room is lost, since it will ask again; what the own replica counts on is kept until there is room: a few tasks, and the pieces that it has
 //! asked for.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -20,7 +21,8 @@ use tracing::error;
 use twostep_net::{Idle, Sleeper, WakeUp, queue};
 
 use crate::executor::Executor;
-use crate::machine::{SnapshotNews, SnapshotTask};
+use crate::journal::archive::Archive;
+use crate::machine::{ArchiveNews, ArchiveTask, Input, SnapshotNews, SnapshotTask};
 use crate::message::SnapshotCertificate;
 use crate::node::NodeError;
 use crate::snapshot::{Image, Keeper, KeeperOutcome};
@@ -28,12 +30,21 @@ use crate::state_machine::{ChunkSource, StateMachine};
 
 /// Tasks, and outcomes, that may be on their way.
 const WORK_MAX: usize = 256;
+/// Bytes of bodies from the archive that may be on their way to the replica before no more are read.
+const ARCHIVED_BYTES_MAX: usize = 16 << 20;
 
 /// What the thread is to do.
 #[derive(Debug)]
 pub(super) enum Work {
     Image(Image),
     Task(SnapshotTask),
+    Archive(ArchiveTask),
+}
+
+/// What comes of it.
+enum Outcome {
+    Keeper(KeeperOutcome),
+    Archive(ArchiveNews),
 }
 
 /// A snapshot for the executor.
@@ -45,17 +56,37 @@ pub(super) struct Install {
 /// What the thread has to say to the loop that runs the replica.
 pub(super) enum Told {
     /// For the replica.
-    News(SnapshotNews),
+    News(News),
     /// For the executor.
     Install(Install),
+}
+
+/// What the replica is told.
+pub(super) enum News {
+    /// Of snapshots.
+    Snapshot(SnapshotNews),
+    /// From the archive.
+    Archive(ArchiveNews),
+}
+
+impl News {
+    /// What the replica takes.
+    pub fn input(self) -> Input<'static> {
+        match self {
+            News::Snapshot(news) => Input::Snapshot(news),
+            News::Archive(news) => Input::Archive(news),
+        }
+    }
 }
 
 /// The thread, as the loop that runs the replica has it.
 pub(super) struct Snapshots {
     work: queue::Sender<Work>,
-    outcomes: queue::Receiver<KeeperOutcome>,
+    outcomes: queue::Receiver<Outcome>,
     /// What found no room.
     waiting: VecDeque<Work>,
+    /// Bytes of bodies that are on their way.
+    archived: Arc<AtomicUsize>,
 }
 
 /// Ends the thread when it is dropped.
@@ -66,18 +97,25 @@ pub(super) struct SnapshotsThread {
 }
 
 impl Snapshots {
-    /// Starts the thread of `keeper`; `waker` wakes the loop that runs the replica.
+    /// Starts the thread of `keeper` and `archive`, if there is one; `waker` wakes the loop that runs the replica.
     ///
     /// # Errors
     /// [`NodeError::Thread`].
-    pub fn start(keeper: Keeper, waker: WakeUp) -> Result<(Snapshots, SnapshotsThread), NodeError> {
+    pub fn start(
+        keeper: Keeper,
+        archive: Option<Archive>,
+        waker: WakeUp,
+    ) -> Result<(Snapshots, SnapshotsThread), NodeError> {
         let sleeper = Sleeper::new(Idle::default());
         let thread_waker = sleeper.waker();
         let (work, to_do) = queue::bounded(WORK_MAX, thread_waker.clone());
         let (outcomes, told) = queue::bounded_both(WORK_MAX, waker, thread_waker.clone());
         let stopping = Arc::new(AtomicBool::new(false));
+        let archived = Arc::new(AtomicUsize::new(0));
         let keeping = Keeping {
             keeper,
+            archive,
+            archived: Arc::clone(&archived),
             to_do,
             outcomes,
             unsaid: None,
@@ -90,6 +128,7 @@ impl Snapshots {
             work,
             outcomes: told,
             waiting: VecDeque::new(),
+            archived,
         };
         let thread = SnapshotsThread {
             stopping,
@@ -122,6 +161,11 @@ impl Snapshots {
         }
     }
 
+    /// Hands a question for the archive over. One that finds no room is lost.
+    pub fn archive(&mut self, task: ArchiveTask) {
+        let _ = self.work.send(Work::Archive(task));
+    }
+
     /// What the thread has to say, oldest first; hands over what found no room before.
     pub fn told(&mut self) -> Option<Told> {
         while let Some(work) = self.waiting.pop_front() {
@@ -131,11 +175,18 @@ impl Snapshots {
             }
         }
         Some(match self.outcomes.receive()? {
-            KeeperOutcome::News(news) => Told::News(news),
-            KeeperOutcome::Install(certificate, source) => Told::Install(Install {
-                certificate,
-                source,
-            }),
+            Outcome::Keeper(KeeperOutcome::News(news)) => Told::News(News::Snapshot(news)),
+            Outcome::Keeper(KeeperOutcome::Install(certificate, source)) => {
+                Told::Install(Install {
+                    certificate,
+                    source,
+                })
+            }
+            Outcome::Archive(news) => {
+                self.archived
+                    .fetch_sub(body_bytes(&news), Ordering::Relaxed);
+                Told::News(News::Archive(news))
+            }
         })
     }
 
@@ -171,6 +222,13 @@ impl fmt::Debug for Install {
     }
 }
 
+fn body_bytes(news: &ArchiveNews) -> usize {
+    match news {
+        ArchiveNews::Values { .. } => 0,
+        ArchiveNews::Body { body, .. } => body.len(),
+    }
+}
+
 impl Drop for SnapshotsThread {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Release);
@@ -185,10 +243,13 @@ impl Drop for SnapshotsThread {
 /// The thread itself.
 struct Keeping {
     keeper: Keeper,
+    archive: Option<Archive>,
+    /// Bytes of bodies that are on their way.
+    archived: Arc<AtomicUsize>,
     to_do: queue::Receiver<Work>,
-    outcomes: queue::Sender<KeeperOutcome>,
+    outcomes: queue::Sender<Outcome>,
     /// What found no room.
-    unsaid: Option<KeeperOutcome>,
+    unsaid: Option<Outcome>,
     sleeper: Sleeper,
     stopping: Arc<AtomicBool>,
 }
@@ -205,6 +266,7 @@ impl Keeping {
                     match work {
                         Work::Image(image) => self.keeper.image(image),
                         Work::Task(task) => self.keeper.perform(task),
+                        Work::Archive(task) => self.read(task),
                     }
                 } else if self.keeper.has_work() {
                     worked = true;
@@ -217,9 +279,34 @@ impl Keeping {
         }
     }
 
+    /// Reads the archive, unless too much of it is on its way.
+    fn read(&mut self, task: ArchiveTask) {
+        if self.archived.load(Ordering::Relaxed) >= ARCHIVED_BYTES_MAX {
+            return;
+        }
+        let news = match (&mut self.archive, task) {
+            (Some(archive), task) => archive.answer(task),
+            (None, ArchiveTask::Values { asker, first, .. }) => Some(ArchiveNews::Values {
+                asker,
+                first,
+                values: Vec::new(),
+            }),
+            (None, ArchiveTask::Body { .. }) => None,
+        };
+        if let Some(news) = news {
+            self.archived
+                .fetch_add(body_bytes(&news), Ordering::Relaxed);
+            self.unsaid = Some(Outcome::Archive(news));
+        }
+    }
+
     /// Says what there is to say; false if there is no room.
     fn say(&mut self) -> bool {
-        while let Some(outcome) = self.unsaid.take().or_else(|| self.keeper.outcome()) {
+        loop {
+            let kept = || self.keeper.outcome().map(Outcome::Keeper);
+            let Some(outcome) = self.unsaid.take().or_else(kept) else {
+                return true;
+            };
             match self.outcomes.send(outcome) {
                 Ok(()) => {}
                 Err(queue::SendError::Full(outcome)) => {
@@ -230,6 +317,5 @@ impl Keeping {
                 Err(queue::SendError::Closed(_)) => return false,
             }
         }
-        true
     }
 }

@@ -51,7 +51,7 @@ tunables! {
     waiting_bundles: usize = 16_384, "BUNDLES", "Bundles that may wait at the leader; beyond it clients are told `busy`";
     waiting_bytes: usize = 64 << 20, "BYTES", "Bytes of bundles that may wait at the leader";
     log_decrees: usize = 1 << 20, "DECREES", "Decrees that a learner keeps for others to pull, beside those that two certified snapshots do not hold";
-    log_bytes: usize = 256 << 20, "BYTES", "Bytes of bodies that a learner keeps for others to pull";
+    log_bytes: usize = 64 << 20, "BYTES", "Bytes of bodies that a learner keeps in memory for others to pull; twice as many while others catch up";
     snapshot_bytes: usize = 1 << 30, "BYTES", "Bytes of snapshots that a learner keeps in memory for others; it signs and serves none that do not fit";
     pool_bytes: usize = 512 << 20, "BYTES", "Free buffers that the node keeps for reuse; at least the window times the largest body";
     state_machine: StateMachineKind = StateMachineKind::KeyValue, "NAME", "What is replicated: `key-value`, or `null`, which does nothing (for measurements)";

@@ -5,7 +5,7 @@ use twostep_net::pool::Body;
 use super::{PULL_MAX, Pull, Replica, Step};
 use crate::batch::Batch;
 use crate::learner::Learner;
-use crate::machine::{Again, Event, Refusal, To};
+use crate::machine::{Again, ArchiveNews, ArchiveTask, Event, Question, Refusal, To};
 use crate::message::{Message, ProofOfLeadership, Status, Values};
 use crate::quorum::FaultModel;
 use crate::recovery::Lead;
@@ -82,10 +82,21 @@ impl<R: Rules> Replica<R> {
             return Err(Refusal::Share);
         }
         if first <= learner.log().base() {
-            // What it lacks is in no log any more, but in a snapshot.
-            self.offer_snapshot(from, first, step);
+            // What it lacks is in the log no more, but in a snapshot, or in the journal, which begins below the newest one and
+            // those that are taken in.
+            if first <= self.snapshots.held() && !self.goes_on_above(from, first) {
+                self.offer_snapshot(from, first, step);
+            } else {
+                step.fx.ask(Question::Archive(ArchiveTask::Values {
+                    asker: from,
+                    first,
+                    count: asked,
+                }));
+            }
             return Ok(());
         }
+        let below = Decree(first.0.saturating_sub(1));
+        self.peers.needs_above(from, below, step.now);
         self.values.clear();
         for place in 0..asked {
             let Some(batch) = learner.log().get(first.plus(place)) else {
@@ -137,6 +148,17 @@ impl<R: Rules> Replica<R> {
         Ok(())
     }
 
+    /// Keeps more of the log than usual while others catch up, or this node is to execute again what follows a snapshot.
+    pub(super) fn hold_log(&mut self, step: &Step<'_>) {
+        let others = self.peers.needed_above(step.now, self.tuning.t0);
+        let diverged = self.execution.diverged.is_some();
+        let own = self.snapshots.transfer().filter(|_| diverged);
+        let own = own.map(|(decree, _)| decree);
+        if let Some(learner) = &mut self.learner {
+            learner.hold(others.into_iter().chain(own).min());
+        }
+    }
+
     /// A body that some role of this node holds.
     pub(super) fn held_body(&self, decree: Decree, value: Value) -> Option<&Batch> {
         let learned = self
@@ -161,10 +183,12 @@ impl<R: Rules> Replica<R> {
         value: Value,
         step: &mut Step<'_>,
     ) -> Result<(), Refusal> {
-        let Some(body) = self
-            .held_body(decree, value)
-            .map(|batch| batch.body().clone())
-        else {
+        let held = self.held_body(decree, value);
+        let Some(body) = held.map(|batch| batch.body().clone()) else {
+            let learner = self.learner.as_ref();
+            if learner.is_some_and(|learner| decree <= learner.log().base()) {
+                return self.ask_archive(from, decree, value, step);
+            }
             return Ok(());
         };
         if !self
@@ -182,6 +206,59 @@ impl<R: Rules> Replica<R> {
             },
         );
         Ok(())
+    }
+
+    /// What was asked for is in the log no more; the journal may hold it.
+    fn ask_archive(
+        &mut self,
+        from: NodeId,
+        decree: Decree,
+        value: Value,
+        step: &mut Step<'_>,
+    ) -> Result<(), Refusal> {
+        // How long it is shows when it is read.
+        if !self.peers.may_serve(from, 0, step.now, self.tuning.t0) {
+            return Err(Refusal::Share);
+        }
+        step.fx.ask(Question::Archive(ArchiveTask::Body {
+            asker: from,
+            decree,
+            value,
+        }));
+        Ok(())
+    }
+
+    /// The journal held what a peer asked for.
+    pub(super) fn say_archived(&mut self, news: ArchiveNews, step: &mut Step<'_>) {
+        match news {
+            ArchiveNews::Values {
+                asker,
+                first,
+                values,
+            } => match Values::new(&values).filter(|values| !values.is_empty()) {
+                Some(values) => {
+                    let to = To::Nodes(NodeSet::one(asker));
+                    step.fx.send(to, &Message::Pulled { first, values });
+                }
+                None => self.offer_snapshot(asker, first, step),
+            },
+            ArchiveNews::Body {
+                asker,
+                decree,
+                value,
+                body,
+            } => {
+                // It was read, so it is sent; what it takes is held against the asker's next questions.
+                let t0 = self.tuning.t0;
+                self.peers.may_serve(asker, body.len(), step.now, t0);
+                let fetched = Message::Fetched {
+                    decree,
+                    value,
+                    body,
+                };
+                step.fx.send(To::Nodes(NodeSet::one(asker)), &fetched);
+            }
+        }
     }
 
     pub(super) fn fetched(
@@ -217,6 +294,10 @@ impl<R: Rules> Replica<R> {
         if self.learned() >= self.pull.up_to && self.pull.at.is_some() {
             // The last question is answered in full: while there is more to catch up with, ask on at once.
             self.pull.at = Some(step.now);
+        } else if let Some(at) = &mut self.pull.at {
+            // While bodies come, the others are on their way as well, but nobody is waited for longer than T0/4.
+            let soon = step.now + self.pull_pace.wait(0);
+            *at = (*at).max(soon.min(self.pull.said + self.tuning.t0 / 4));
         }
         Ok(())
     }
@@ -305,6 +386,7 @@ impl<R: Rules> Replica<R> {
         }
         let wait = self.pull_pace.wait(self.pull.times);
         self.pull.up_to = learned.plus(count);
+        self.pull.said = step.now;
         self.pull.learned = learned;
         self.pull.times = self.pull.times.saturating_add(1);
         self.pull.at = Some(step.now + wait);

@@ -278,6 +278,12 @@ impl<R: Rules> Replica<R> {
         taken
     }
 
+    /// Whether a learner took in a snapshot from here and asks for what is above that: a newer one would begin it all anew.
+    pub(super) fn goes_on_above(&self, node: NodeId, first: Decree) -> bool {
+        let taken = self.snapshots.taking.get(&node);
+        taken.is_some_and(|(taken, _)| *taken < first)
+    }
+
     /// Whether the own image of the newest certified snapshot is that one.
     fn compare_snapshot(&mut self, step: &mut Step<'_>) {
         let Some(newest) = self.snapshots.certification.newest() else {
@@ -394,6 +400,7 @@ impl<R: Rules> Replica<R> {
             return Err(Refusal::Share);
         }
         self.snapshots.taking.insert(from, (decree, step.now));
+        self.peers.needs_above(from, decree, step.now);
         step.fx.ask(Question::Snapshot(SnapshotTask::Serve {
             asker: from,
             decree,

@@ -375,8 +375,10 @@ impl World<'_> {
         }
         self.trace
             .event(self.now, Kind::Asked, u64::from(node.0), &[]);
-        if let Question::Snapshot(task) = question {
-            return self.ask_keeper(node, task);
+        match question {
+            Question::Snapshot(task) => return self.ask_keeper(node, task),
+            Question::Archive(task) => return self.ask_archive(node, task),
+            Question::Retried(_) | Question::Settled { .. } => {}
         }
         let mut executor = self.take_executor(node);
         let driven = match executor.answer(&question) {

@@ -60,7 +60,11 @@ impl World<'_> {
 
     /// The replica asks its keeper something.
     pub(super) fn ask_keeper(&mut self, node: NodeId, task: SnapshotTask) -> Result<(), Finding> {
-        self.hosts[usize::from(node.0)].keeper.perform(task);
+        let host = &mut self.hosts[usize::from(node.0)];
+        if let SnapshotTask::Discard { decree } = task {
+            host.held.retain(|held| *held != decree);
+        }
+        host.keeper.perform(task);
         self.hear_keeper(node)
     }
 
@@ -147,7 +151,9 @@ impl World<'_> {
         node: NodeId,
         executor: &mut Executor<KeyValue>,
     ) -> (Keeper, Option<Checkpoint>) {
-        let shelf = self.hosts[usize::from(node.0)].shelf.clone();
+        let host = &mut self.hosts[usize::from(node.0)];
+        host.held.clear();
+        let shelf = host.shelf.clone();
         let mut keeper = Keeper::new(&self.configuration, Box::new(shelf));
         let Some((certificate, mut source)) = keeper.newest() else {
             return (keeper, None);
@@ -173,7 +179,10 @@ impl World<'_> {
     pub(super) fn hear_keeper(&mut self, node: NodeId) -> Result<(), Finding> {
         while let Some(outcome) = self.hosts[usize::from(node.0)].keeper.outcome() {
             match outcome {
-                KeeperOutcome::News(news) => self.drive(node, Input::Snapshot(news))?,
+                KeeperOutcome::News(news) => {
+                    self.hosts[usize::from(node.0)].note_held(&news);
+                    self.drive(node, Input::Snapshot(news))?;
+                }
                 KeeperOutcome::Install(certificate, source) => {
                     let run = self.hosts[usize::from(node.0)].run;
                     let install = Install {

@@ -83,6 +83,12 @@ impl<'c> World<'c> {
         self.installed
     }
 
+    /// How many questions of learners journals answered.
+    #[must_use]
+    pub fn archived(&self) -> u64 {
+        self.archived
+    }
+
     /// The newest certified snapshot that any node knows of.
     #[must_use]
     pub fn snapshot(&self) -> Decree {
@@ -183,7 +189,21 @@ impl<'c> World<'c> {
         let hop = Duration::from_nanos(self.network.healed_delay_max_ns());
         let leaders =
             u32::try_from(self.plan.f + 1 + self.plan.client_actors.len()).expect("few faults");
-        (timeout * 2 + hop * 12) * leaders
+        (timeout * 2 + hop * 12) * leaders + self.lag_bound(hop)
+    }
+
+    /// How long the last learner may take, beyond that, to learn from journals what no snapshot lets it leave out: a pull and a fetch, there
+    /// and back, for each window, and it executes every decree.
+    fn lag_bound(&self, hop: Duration) -> Duration {
+        let learners = self.correct_learners();
+        let last = learners.iter().map(|node| self.delivered_by(node)).min();
+        let lag = last.map_or(0, |last| self.decrees().since(last));
+        if !self.plan.archives || lag <= self.plan.limits.window {
+            return Duration::ZERO;
+        }
+        let pulls = lag.div_ceil(self.plan.limits.window);
+        Duration::from_nanos(lag * self.plan.execution_max_ns)
+            + hop * 4 * u32::try_from(pulls).unwrap_or(u32::MAX)
     }
 
     /// How long a learner may need beside that to reach what was delivered before: it pulls and fetches a window of decrees in four

@@ -107,3 +107,24 @@ fn a_segment_that_was_cut_short_is_detected() {
         );
     }
 }
+
+#[test]
+fn a_damaged_header_is_no_harm_where_a_segment_was_made_ahead_and_never_used() {
+    let folder = closed();
+    let (mut appender, _) = open(&folder).unwrap().unwrap().into_appender();
+    drop(appender.make_next().unwrap());
+    let next = "segment-0000000002";
+    for at in (0..4096).step_by(61) {
+        let damaged = folder.copy();
+        damaged.damage(next, |bytes| bytes[at] ^= 1);
+        assert_eq!(read(&damaged).unwrap(), records(), "byte {at}");
+        assert!(!damaged.list().unwrap().contains(&next.to_owned()));
+    }
+    // Once it is used the header tells damage from what was never there.
+    let used = appender.make_next().unwrap();
+    appender.turn_over(used);
+    appender.commit().unwrap();
+    folder.damage(next, |bytes| bytes[9] ^= 1);
+    let error = read(&folder).expect_err("it was used");
+    assert!(matches!(error, JournalError::Damaged { offset: 0, .. }));
+}

@@ -18,7 +18,7 @@ use crate::node::NodeError;
 use crate::node::core::Executing;
 use crate::node::refused_time::thread_time;
 use crate::node::report::ExecutionReport;
-use crate::node::snapshots::{Install, Snapshots, Told, Work};
+use crate::node::snapshots::{Install, News, Snapshots, Told, Work};
 use crate::state_machine::StateMachine;
 use crate::types::{ClientId, Decree, Digest, NodeId};
 
@@ -235,7 +235,7 @@ impl Remote {
     }
 
     /// What the thread of the snapshots has to tell the replica, oldest first; what it has for the executor goes there.
-    pub fn news(&mut self) -> Option<SnapshotNews> {
+    pub fn news(&mut self) -> Option<News> {
         loop {
             match self.snapshots.as_mut()?.told()? {
                 Told::News(news) => return Some(news),
@@ -282,12 +282,18 @@ impl Executing for Remote {
     }
 
     fn answer(&mut self, question: Question) -> Option<Input<'_>> {
-        if let Question::Snapshot(task) = question {
-            if let Some(snapshots) = &mut self.snapshots {
+        let question = match (question, &mut self.snapshots) {
+            (Question::Snapshot(task), Some(snapshots)) => {
                 snapshots.task(task);
+                return None;
             }
-            return None;
-        }
+            (Question::Archive(task), Some(snapshots)) => {
+                snapshots.archive(task);
+                return None;
+            }
+            (Question::Snapshot(_) | Question::Archive(_), None) => return None,
+            (question, _) => question,
+        };
         if self.questions == QUESTIONS_MAX {
             self.questions_dropped += 1;
             return None;

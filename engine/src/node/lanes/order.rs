@@ -149,8 +149,7 @@ impl OrderLoop {
         while let Some(news) = self.remote.news() {
             worked = true;
             let links = &mut self.outputs.router(&self.table);
-            self.core
-                .step(links, &mut self.remote, time, Input::Snapshot(news));
+            self.core.step(links, &mut self.remote, time, news.input());
         }
         worked
     }
