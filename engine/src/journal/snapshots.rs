@@ -436,4 +436,79 @@ pub(crate) mod tests {
             }
         }
     }
+
+    /// What a keeper says it holds of what it receives.
+    fn held(keeper: &mut Keeper) -> Option<Vec<bool>> {
+        let said = std::iter::from_fn(|| keeper.outcome());
+        let held = said.filter_map(|outcome| match outcome {
+            KeeperOutcome::News(SnapshotNews::Receiving { held, .. }) => Some(held),
+            _ => None,
+        });
+        held.last().expect("it says what it holds")
+    }
+
+    #[test]
+    fn a_transfer_goes_on_after_a_restart_with_what_is_sound_on_the_disk() {
+        let configuration = configuration();
+        let (folder, state) = with_a_snapshot(&configuration);
+        let mut giver = keeper(&folder, &configuration);
+        let Some(KeeperOutcome::News(SnapshotNews::Held(certificate))) = giver.outcome() else {
+            panic!("it is certified");
+        };
+        let decree = certificate.snapshot.decree;
+        let mut give = |receiver: &mut Keeper, place| {
+            let asker = NodeId(1);
+            giver.perform(SnapshotTask::Serve {
+                asker,
+                decree,
+                place,
+            });
+            let Some(KeeperOutcome::News(SnapshotNews::Chunk { bytes, .. })) = giver.outcome()
+            else {
+                panic!("piece {place} is held");
+            };
+            receiver.perform(SnapshotTask::Keep {
+                from: NodeId(0),
+                decree,
+                place,
+                bytes,
+            });
+        };
+        let receive = || SnapshotTask::Receive(certificate.clone());
+        let mine = MemoryFolder::new();
+        let mut receiver = keeper(&mine, &configuration);
+        receiver.perform(receive());
+        assert_eq!(held(&mut receiver), None, "not even the manifest");
+        for place in [0, 1, 2, 4] {
+            give(&mut receiver, place);
+        }
+        drop(receiver);
+
+        // What was synced or not: of one piece the disk kept half.
+        let chunk_bytes = chunk_bytes(configuration.limits());
+        mine.damage(&Kind::Part.name(decree), |bytes| {
+            bytes[chunk_bytes + chunk_bytes / 2..2 * chunk_bytes].fill(0);
+        });
+        let mut receiver = keeper(&mine, &configuration);
+        receiver.perform(receive());
+        let found = held(&mut receiver).expect("the manifest");
+        assert!(found.len() > 4, "{} chunks", found.len());
+        let expected = (0..found.len()).map(|chunk| chunk == 0 || chunk == 3);
+        assert_eq!(found, expected.collect::<Vec<bool>>());
+
+        for (chunk, _) in found.iter().enumerate().filter(|(_, held)| !**held) {
+            give(&mut receiver, u32::try_from(chunk + 1).expect("a few"));
+        }
+        receiver.perform(SnapshotTask::Install { decree });
+        let mut outcomes = std::iter::from_fn(|| receiver.outcome());
+        let install = outcomes.find_map(|outcome| match outcome {
+            KeeperOutcome::Install(certificate, source) => Some((certificate, source)),
+            KeeperOutcome::News(_) => None,
+        });
+        let (certificate, mut source) = install.expect("all of it is held");
+        let mut executor = Executor::new(&configuration, KeyValue::new());
+        let installed = executor.install(&certificate.snapshot, &mut *source);
+        installed.expect("what is sound can be taken up");
+        assert_eq!(executor.state_digest(), state);
+    }
 }
