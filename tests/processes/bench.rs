@@ -5,7 +5,10 @@ use serde_json::Value;
 use crate::support::{run, twostep};
 
 fn bench(more: &[&str]) -> Value {
-    let mut arguments = vec!["bench", "--json", "--clients", "4", "--pipeline", "4"];
+    let mut arguments = vec!["bench", "--json"];
+    if !more.contains(&"--clients") {
+        arguments.extend(["--clients", "4", "--pipeline", "4"]);
+    }
     arguments.extend(more);
     let ended = run(twostep(&arguments));
     ended.ok();
@@ -170,4 +173,42 @@ fn a_history_is_written_and_judged() {
     let mut again = vec!["bench", "--for", "100ms", "--history", path];
     again.extend(["--clients", "1"]);
     run(twostep(&again)).refused("cannot write the history");
+}
+
+/// What a learner missed is above every snapshot and more than logs of a megabyte hold.
+#[test]
+fn a_laggard_catches_up_from_journals() {
+    let report = bench(&[
+        "--laggard",
+        "--missed",
+        "30000",
+        "--for",
+        "1s",
+        "--clients",
+        "16",
+        "--pipeline",
+        "16",
+        "--durability",
+        "sync",
+        "--log-bytes",
+        "1048576",
+    ]);
+    for path in [
+        "/laggard/missed_decrees",
+        "/laggard/caught_up_s",
+        "/laggard/ops_per_s/before",
+        "/laggard/ops_per_s/down",
+        "/laggard/ops_per_s/catching_up",
+        "/laggard/share",
+        "/laggard/resident_bytes_max",
+        "/laggard/resident_bytes_max_of_others",
+        "/laggard/archive_questions",
+    ] {
+        positive(&report, path);
+    }
+    assert!(report["laggard"]["missed_operations"].as_u64() >= Some(30_000));
+    assert_eq!(
+        (&report["gaps"], &report["duplicates"]),
+        (&0.into(), &0.into())
+    );
 }

@@ -23,6 +23,7 @@ use crate::arguments::{CarrierFlags, Mode, Tunables, duration};
 use crate::cluster::{LocalCluster, LocalPlan, NotReady};
 use crate::compare::{Comparison, Plan};
 use crate::interrupt::Interrupt;
+use crate::laggard;
 use crate::load::{
     LoadDefaults, LoadFlags, Rate, grouped, grouped_rate, report_lines, sample_line, share_of,
 };
@@ -39,6 +40,9 @@ const LOAD_FOR: Duration = Duration::from_secs(10);
 /// How long a slice lasts if nothing is said: long enough for thousands of lone operations, short enough that both sides
 /// meet the same machine.
 const SLICE: Duration = Duration::from_secs(1);
+/// How long --laggard measures before and after if nothing is said, and how long it waits for the laggard.
+const STRETCH: Duration = Duration::from_secs(5);
+const CATCHES_UP_WITHIN: Duration = Duration::from_secs(120);
 /// How long the nodes of a cluster of its own may take to find each other.
 const READY_WITHIN: Duration = Duration::from_secs(20);
 
@@ -59,6 +63,18 @@ pub struct BenchArgs {
     /// With --floor: how many rounds of slices
     #[arg(long, value_name = "N", default_value_t = 5, requires = "floor")]
     rounds: usize,
+    /// Kill a learner of the cluster of its own, start it again when operations have gone by, and measure how it catches up under
+    /// the same load; --for is how long it goes before and after [default: 5s]
+    #[arg(long, conflicts_with_all = ["cluster", "misbehave", "floor", "history", "report"])]
+    laggard: bool,
+    /// With --laggard: how many operations go by
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1_000_000,
+        requires = "laggard"
+    )]
+    missed: u64,
     /// Print the report as a last line of JSON
     #[arg(long)]
     json: bool,
@@ -130,6 +146,9 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     let mut cluster = start(args, mode, options, &interrupt)?;
     let mut own = json!({});
     let config = config(args, &cluster.client(0), checked, &interrupt, &mut own)?;
+    if args.laggard {
+        return lag(args, mode, &mut cluster, config, own, &interrupt);
+    }
     let before = NodeSums::of_cluster(&mut cluster)?;
     let (report, samples, lies) = under_load(args, config)?;
     let after = NodeSums::of_cluster(&mut cluster)?;
@@ -304,6 +323,37 @@ fn compare(
     }
     let ended = print(args, &comparison.report, &fields)?;
     Ok(if comparison.clean {
+        ended
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// A learner that was down catches up.
+fn lag(
+    args: &BenchArgs,
+    mode: FaultModel,
+    cluster: &mut LocalCluster,
+    config: LoadConfig,
+    mut fields: Value,
+    interrupt: &Interrupt,
+) -> Result<ExitCode> {
+    let plan = laggard::Plan {
+        missed: args.missed,
+        stretch: args.duration.unwrap_or(STRETCH),
+        patience: CATCHES_UP_WITHIN,
+        quiet: args.json,
+    };
+    let outcome = laggard::run(&plan, cluster, config, interrupt)?;
+    fields["mode"] = json!(mode.to_string());
+    fields["f"] = json!(args.f);
+    fields["nodes"] = json!(mode.acceptors(args.f));
+    fields["laggard"] = outcome.to_json();
+    if !args.json {
+        outcome.lines().iter().for_each(|line| println!("{line}"));
+    }
+    let ended = print(args, &outcome.report, &fields)?;
+    Ok(if outcome.is_clean() {
         ended
     } else {
         ExitCode::FAILURE

@@ -267,6 +267,11 @@ impl LocalCluster {
             .collect()
     }
 
+    /// Asks a node how it is, without digests; none if it does not answer.
+    pub fn status(&mut self, id: NodeId) -> Option<NodeStatus> {
+        self.node(id).ok()?.ask(false)
+    }
+
     /// CPU seconds of all node processes so far, as they last said.
     pub fn cpu_s(&self) -> f64 {
         self.nodes

@@ -10,6 +10,7 @@ mod compare;
 mod dev;
 mod floor;
 mod interrupt;
+mod laggard;
 mod load;
 mod measure;
 mod node;
