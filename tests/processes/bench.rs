@@ -183,7 +183,7 @@ fn a_laggard_catches_up_from_journals() {
         "--missed",
         "30000",
         "--for",
-        "1s",
+        "3s",
         "--clients",
         "16",
         "--pipeline",
