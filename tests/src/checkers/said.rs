@@ -53,6 +53,8 @@ pub struct SaidChecker {
     votes: BTreeMap<Decree, Votes>,
     /// Nodes whose state was damaged: what they say of results proves nothing.
     corrupt: NodeSet,
+    /// The results that such nodes said. After a restart they find them in their records and say them again.
+    of_damage: BTreeMap<(NodeId, Decree), Digest>,
     /// What the first learner said of each snapshot.
     snapshots: BTreeMap<Decree, (NodeId, Snapshot)>,
     /// What the first learner said of each checkpoint.
@@ -88,6 +90,7 @@ impl SaidChecker {
             electorate,
             votes: BTreeMap::new(),
             corrupt: NodeSet::EMPTY,
+            of_damage: BTreeMap::new(),
             snapshots: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
         }
@@ -347,7 +350,15 @@ impl SaidChecker {
             return found(Property::Durability, what);
         }
         // One that diverged says nothing of results, also after a restart: its records tell of it.
-        if self.corrupt.contains(node) || checkpoint.results == Digest::ZERO {
+        if checkpoint.results == Digest::ZERO {
+            return Ok(());
+        }
+        let place = (node, checkpoint.decree);
+        if self.corrupt.contains(node) {
+            self.of_damage.insert(place, checkpoint.results);
+            return Ok(());
+        }
+        if self.of_damage.get(&place) == Some(&checkpoint.results) {
             return Ok(());
         }
         let said = (node, checkpoint.chain, checkpoint.results);
