@@ -107,6 +107,8 @@ fn the_order_goes_on_under_another_leader() {
     swarm_without_its_leader(FaultModel::Fab, 1, 0, 25);
     // A snapshot that was offered was gone before anybody could ask for it.
     swarm_without_its_leader(FaultModel::Fab, 1, 9386, 1);
+    // A mended node started again and said once more what its records hold of its damaged state.
+    swarm_without_its_leader(FaultModel::Fab, 1, 12_591, 1);
     swarm_without_its_leader(FaultModel::Crash, 1, 0, 40);
 }
 
