@@ -369,14 +369,16 @@ fn live(world: &mut World<'_>, watch: Watch<'_>) -> Result<Recovery, Ended> {
 
     let settled = world.heal();
     let before = world.decrees();
-    let bound = world.progress_bound() + world.catch_up_bound();
+    let (progress, catch_up) = (world.progress_bound(), world.catch_up_bound());
+    let bound = progress + catch_up;
     let all_moved = |world: &World<'_>| {
         world
             .correct_learners()
             .iter()
             .all(|node| world.delivered_by(node) > before)
     };
-    let patience = world.plan().clients.retry_max * 2 + settled.since(world.now());
+    // Where nothing waits nobody retries, and only whoever is behind has still to move.
+    let patience = world.plan().clients.retry_max * 2 + settled.since(world.now()) + catch_up;
     let starts =
         |world: &World<'_>| world.now() >= settled && world.work_is_known() || all_moved(world);
     phase(world, patience, watch, starts, |_| {

@@ -90,6 +90,7 @@ fn fixed_seeds_are_clean_in_mode_crash() {
     swarm(FaultModel::Crash, 1, 4976, 1);
     // A learner that came back without its disk was to be as far as the others at once.
     swarm(FaultModel::Crash, 1, 4134, 1);
+    swarm(FaultModel::Crash, 1, 20_910, 1);
 }
 
 /// A node that had rejoined, voted, and started again rejoined once more, and forgot its votes.
