@@ -19,9 +19,11 @@ mod catching_up;
 mod changing;
 mod doubting;
 mod execution;
+mod hearing;
 mod ordering;
 mod past;
 mod rejoining;
+mod reporting;
 mod restoring;
 mod retrying;
 mod saying;
@@ -40,10 +42,10 @@ use twostep_crypto::{Identity, Scope, Signed, Verified, WeakKey};
 use twostep_net::pool::{Body, Pool};
 
 use self::acknowledging::Told;
-use self::doubting::{Doubting, Nack};
-use self::ordering::Proposal;
+use self::doubting::Doubting;
 pub use self::past::{Contradiction, RestoreError};
 use self::rejoining::Filling;
+pub use self::reporting::ReplicaReport;
 pub use self::restoring::Execute;
 use self::restoring::Waking;
 use self::snapshotting::Snapshots;
@@ -58,21 +60,21 @@ use crate::configuration::{Configuration, Tuning};
 use crate::election::{Ballots, Pacemaker};
 use crate::learner::Learner;
 use crate::log::Log;
-use crate::machine::{Effects, Event, Input, JournalState, Machine, Refusal, To, earlier};
+use crate::machine::{Effects, Event, Input, Machine, To, earlier};
 use crate::message::{
     Certificate, CheckpointClaim, Message, NewRegency, ProofOfLeadership, RegencyVote, Report,
-    SnapshotClaim, Status,
+    SnapshotClaim,
 };
 use crate::peers::{Peers, Readiness};
-use crate::prechecked::{Content, Horizon, Precheck, Prechecked};
+use crate::prechecked::{Horizon, Precheck};
 use crate::proposer::Proposer;
-use crate::recall::{Floor, Recall};
+use crate::recall::Recall;
 use crate::recovery::Lead;
 use crate::resend::{Pace, Resend};
 use crate::rules::{Rules, Standard};
 use crate::signatures::Signatures;
 use crate::tracking::Tracking;
-use crate::types::{Decree, Digest, NodeId, NodeSet, Party, RecordSeq, Regency, Time, Value};
+use crate::types::{Decree, Digest, NodeId, NodeSet, RecordSeq, Regency, Time, Value};
 use crate::voucher::{Examiner, Plan};
 use crate::window::{Reset, Window};
 
@@ -236,7 +238,7 @@ struct Pull {
     at: Option<Time>,
     /// Up to where values were asked for last.
     up_to: Decree,
-    /// When that was.
+    /// When they were.
     said: Time,
     times: u32,
     /// What was learned when the time was set: progress postpones a pull.
@@ -247,47 +249,6 @@ struct Pull {
     asked: BTreeMap<Decree, (NodeId, Time)>,
     /// Those that were asked for a body in vain since the gap opened: others are asked first.
     shy: NodeSet,
-}
-
-/// What a replica says about itself, for status pages and tests.
-#[derive(Clone, Debug)]
-pub struct ReplicaReport {
-    /// The regency it is in.
-    pub regency: Regency,
-    /// Who leads it.
-    pub leader: NodeId,
-    /// Whether it abstains since it lost its disk.
-    pub abstaining: bool,
-    /// Until when; none if it does not abstain, or too few others have told it what they remember.
-    pub abstains_until: Option<Floor>,
-    /// How its journal fares, and whether it steps back from leading because of it.
-    pub journal: JournalState,
-    /// Those that say that they have lost their disks, itself included. More than f of them cannot come back.
-    pub without_disks: NodeSet,
-    /// The newest certified checkpoint.
-    pub low: Decree,
-    /// The highest decree up to which everything is learned.
-    pub learned: Decree,
-    /// The running digest of the order up to `learned`.
-    pub chain: Digest,
-    /// The highest decree that the host executed.
-    pub executed: Decree,
-    /// The checkpoint at which its results stood against the others'.
-    pub diverged: Option<Decree>,
-    /// The newest certified snapshot that it holds.
-    pub snapshot: Decree,
-    /// The snapshot that it receives, and how many chunks of how many it holds, if that is known.
-    pub transfer: Option<(Decree, Option<(usize, usize)>)>,
-    /// As leader: the highest decree proposed.
-    pub proposed: Decree,
-    /// As leader: the bundles that wait.
-    pub waiting: usize,
-    /// The signatures that it made: votes, reports and checkpoints.
-    pub made: Signatures,
-    /// The signatures that it checked, valid or not.
-    pub checked: Signatures,
-    /// What each other node last said of itself, and when.
-    pub peers: Vec<(NodeId, Option<(Status, Time)>)>,
 }
 
 impl Replica<Standard> {
@@ -429,43 +390,6 @@ impl<R: Rules> Replica<R> {
         }
     }
 
-    /// What it says about itself.
-    #[must_use]
-    pub fn report(&self) -> ReplicaReport {
-        let others = self.others();
-        ReplicaReport {
-            regency: self.regency,
-            leader: self.configuration.leader(self.regency),
-            abstaining: self.standing == Standing::LostDisk,
-            abstains_until: self.recall.as_ref().and_then(Recall::found),
-            journal: self.trouble.state,
-            without_disks: self.without_disks(),
-            low: self.low,
-            learned: self.learned(),
-            chain: self.learner.as_ref().map_or(Digest::ZERO, Learner::chain),
-            executed: self.execution.executed,
-            diverged: self.execution.diverged,
-            snapshot: self.snapshots.held(),
-            transfer: self.snapshots.transfer(),
-            proposed: self
-                .proposer
-                .as_ref()
-                .map_or(Decree::NONE, Proposer::proposed),
-            waiting: self.proposer.as_ref().map_or(0, Proposer::waiting),
-            made: self.made,
-            checked: self
-                .gate
-                .checked()
-                .plus(self.examiner.checked())
-                .plus(self.checkpoints.checked())
-                .plus(self.snapshots.checked()),
-            peers: others
-                .iter()
-                .map(|node| (node, self.peers.last(node)))
-                .collect(),
-        }
-    }
-
     /// Whether a peer has shown so many signatures lately, or a bad one, that what shows more need not even be read
     /// (see [`Peers::may_check`]).
     #[must_use]
@@ -503,43 +427,6 @@ impl<R: Rules> Replica<R> {
         }
     }
 
-    /// Takes a message that another loop has checked for it; otherwise as [`Machine::step`] takes the plain one.
-    pub fn take_prechecked(&mut self, now: Time, message: Prechecked, fx: &mut dyn Effects) {
-        let step = &mut Step { now, fx };
-        let (from, taken) = match message.open() {
-            Content::Submit {
-                client,
-                retry,
-                bundle,
-                authentic,
-            } => (
-                Party::Client(client),
-                self.submit_bundle(client, retry, bundle, authentic, step),
-            ),
-            Content::Propose {
-                from,
-                regency,
-                decree,
-                batch,
-            } => {
-                let proposal = Proposal {
-                    regency,
-                    decree,
-                    value: batch.batch.value(),
-                    body: batch.batch.body().clone(),
-                    checked: Some(batch),
-                };
-                (
-                    Party::Node(from),
-                    self.judged_proposal(from, proposal, step),
-                )
-            }
-        };
-        if let Err(why) = taken {
-            step.fx.observe(Event::Refused { from, why });
-        }
-    }
-
     /// Whether every quorum answers.
     #[must_use]
     pub fn readiness(&self, now: Time) -> Readiness {
@@ -564,138 +451,6 @@ impl<R: Rules> Replica<R> {
     /// Whether it may propose: nothing is proposed before Leading.
     fn proposes(&self) -> bool {
         self.leads() && matches!(self.lead, Lead::Leading)
-    }
-
-    fn message(
-        &mut self,
-        from: Party,
-        message: Message<'_>,
-        step: &mut Step<'_>,
-    ) -> Result<(), Refusal> {
-        match (from, message) {
-            (Party::Client(client), Message::Submit { retry, bundle }) => {
-                self.submit(client, retry, bundle, step)
-            }
-            (
-                Party::Client(_),
-                Message::BundleSignature {
-                    client,
-                    bundle,
-                    signature,
-                },
-            ) => self.take_signature(from, (client, bundle), signature, step),
-            (Party::Client(_), _) => Err(Refusal::Role),
-            (Party::Node(node), message) => self.node_message(node, message, step),
-        }
-    }
-
-    fn node_message(
-        &mut self,
-        from: NodeId,
-        message: Message<'_>,
-        step: &mut Step<'_>,
-    ) -> Result<(), Refusal> {
-        // Signatures are what is dear to refuse, so each peer gets only so many checked.
-        let (signatures, t0) = (message.signatures(), self.tuning.t0);
-        if signatures > 0 && !self.peers.may_check(from, signatures, step.now, t0) {
-            return Err(Refusal::Share);
-        }
-        let taken = self.checked_message(from, message, step);
-        if signatures > 0 && taken == Err(Refusal::BadSignature) {
-            self.peers.showed_bad_signature(from, step.now);
-        }
-        taken
-    }
-
-    fn checked_message(
-        &mut self,
-        from: NodeId,
-        message: Message<'_>,
-        step: &mut Step<'_>,
-    ) -> Result<(), Refusal> {
-        match message {
-            Message::Propose {
-                regency,
-                decree,
-                value,
-                body,
-            } => {
-                let proposal = Proposal {
-                    regency,
-                    decree,
-                    value,
-                    body,
-                    checked: None,
-                };
-                self.judged_proposal(from, proposal, step)
-            }
-            Message::Accepted {
-                regency,
-                decree,
-                value,
-            } => self.accepted(from, regency, decree, value, step),
-            Message::Ack { learned } => self.ack(from, learned),
-            Message::Checkpoint(claim) if claim.learner == from => self.take_claim(claim, step),
-            Message::Checkpoint(_) => Err(Refusal::BadCheckpoint),
-            Message::Certificate(certificate) => self.take_certificate(certificate, step),
-            Message::Status(status) => self.take_status(from, status, step),
-            Message::Pull { first, count } => self.serve_pull(from, first, count, step),
-            Message::Pulled { first, values } => self.pulled(from, first, values, step),
-            Message::Fetch { decree, value } => self.serve_fetch(from, decree, value, step),
-            Message::Fetched {
-                decree,
-                value,
-                body,
-            } => self.fetched(decree, value, body, step),
-            Message::Vote(vote) => self.take_vote(vote, step),
-            Message::Proof(proof) | Message::Denied(proof) => self.take_proof(proof, step),
-            Message::Gather { regency, proof } => self.take_gather(from, regency, proof, step),
-            Message::Report(report) => self.take_report(from, *report, step),
-            Message::NewRegency(shown) => self.take_new_regency(*shown, step),
-            Message::Submit { bundle, .. } => self.take_relay(from, bundle, step),
-            Message::AskSettled { executed, names } => self.take_ask(from, executed, names, step),
-            Message::Settled { names } => self.take_settled(from, names),
-            Message::NackAuth {
-                regency,
-                decree,
-                client,
-                bundle,
-            } => self.take_nack_auth(
-                from,
-                Nack {
-                    regency,
-                    decree,
-                    client,
-                    bundle,
-                },
-                step,
-            ),
-            Message::AckAuth {
-                regency,
-                decree,
-                bundle,
-            } => self.take_ack_auth(from, regency, decree, bundle, step),
-            Message::BundleSignature {
-                client,
-                bundle,
-                signature,
-            } => self.take_signature(Party::Node(from), (client, bundle), signature, step),
-            Message::Snapshot(claim) if claim.learner == from => self.take_snapshot(claim, step),
-            Message::Snapshot(_) => Err(Refusal::BadSnapshot),
-            Message::SnapshotCertificate(certificate) => self.take_offer(from, certificate, step),
-            Message::AskSnapshot { above } => self.take_ask_snapshot(from, above, step),
-            Message::FetchChunk { decree, place } => self.serve_chunk(from, decree, place, step),
-            Message::Chunk {
-                decree,
-                place,
-                bytes,
-            } => self.take_chunk(from, decree, place, bytes, step),
-            Message::Recall => self.serve_recall(from, step),
-            Message::Recalled(recalled) => self.take_recalled(from, *recalled, step),
-            Message::Replies { .. } | Message::Busy { .. } | Message::WantSignature { .. } => {
-                Err(Refusal::Role)
-            }
-        }
     }
 
     fn tick(&mut self, step: &mut Step<'_>) {
