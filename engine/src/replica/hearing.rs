@@ -10,7 +10,7 @@ use crate::rules::Rules;
 use crate::types::{NodeId, Party, Time};
 
 impl<R: Rules> Replica<R> {
-    /// Takes a message that another loop has checked for it; otherwise as [`Machine::step`] takes the plain one.
+    /// Takes a message that another loop has checked for it; otherwise as [`Machine::step`](crate::machine::Machine::step) takes the plain one.
     pub fn take_prechecked(&mut self, now: Time, message: Prechecked, fx: &mut dyn Effects) {
         let step = &mut Step { now, fx };
         let (from, taken) = match message.open() {
