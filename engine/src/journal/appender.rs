@@ -189,6 +189,7 @@ impl Appender {
         );
         let number = self.active.header.number;
         assert_eq!(next.header.number, number + 1, "segments have no gaps");
+        self.active.file.let_go();
         self.active = next;
         self.begin();
     }

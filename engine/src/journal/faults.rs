@@ -380,6 +380,10 @@ impl File for FaultyFile {
         self.below.write_at(bytes, offset)
     }
 
+    fn let_go(&self) {
+        self.below.let_go();
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.handle.delay();
         let mut unsynced = held(&self.unsynced);

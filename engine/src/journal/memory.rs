@@ -146,6 +146,8 @@ impl File for MemoryFile {
         Ok(())
     }
 
+    fn let_go(&self) {}
+
     fn sync(&self) -> io::Result<()> {
         Ok(())
     }
