@@ -63,6 +63,7 @@ pub mod null;
 pub mod peers;
 pub mod prechecked;
 pub mod proposer;
+pub mod pull;
 pub mod quorum;
 pub mod recall;
 pub mod record;

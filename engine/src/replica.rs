@@ -34,7 +34,7 @@ pub(crate) mod testing;
 mod transferring;
 mod trouble;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,6 +68,7 @@ use crate::message::{
 use crate::peers::{Peers, Readiness};
 use crate::prechecked::{Horizon, Precheck};
 use crate::proposer::Proposer;
+use crate::pull::Pull;
 use crate::recall::Recall;
 use crate::recovery::Lead;
 use crate::resend::{Pace, Resend};
@@ -77,9 +78,6 @@ use crate::tracking::Tracking;
 use crate::types::{Decree, Digest, NodeId, NodeSet, RecordSeq, Regency, Time, Value};
 use crate::voucher::{Examiner, Plan};
 use crate::window::{Reset, Window};
-
-/// The most values in one answer to a pull, and the most bodies asked for at once.
-const PULL_MAX: u64 = 256;
 
 /// How long a client waits before it tries a node again that was full. Milliseconds.
 const BUSY_RETRY_MS: u32 = 20;
@@ -229,26 +227,6 @@ struct Execution {
 struct OwnClaim {
     claim: CheckpointClaim,
     resend: Resend,
-}
-
-/// The periodic pull of a learner with a gap.
-#[derive(Debug, Default)]
-struct Pull {
-    /// When to ask next; none while there is no gap.
-    at: Option<Time>,
-    /// Up to where values were asked for last.
-    up_to: Decree,
-    /// When they were.
-    said: Time,
-    times: u32,
-    /// What was learned when the time was set: progress postpones a pull.
-    learned: Decree,
-    /// When that was.
-    since: Time,
-    /// Who was asked for which body, and when. At most W entries.
-    asked: BTreeMap<Decree, (NodeId, Time)>,
-    /// Those that were asked for a body in vain since the gap opened: others are asked first.
-    shy: NodeSet,
 }
 
 impl Replica<Standard> {

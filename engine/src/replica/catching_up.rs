@@ -2,11 +2,12 @@
 
 use twostep_net::pool::Body;
 
-use super::{PULL_MAX, Pull, Replica, Step};
+use super::{Replica, Step};
 use crate::batch::Batch;
 use crate::learner::Learner;
 use crate::machine::{Again, ArchiveNews, ArchiveTask, Event, Question, Refusal, To};
 use crate::message::{Message, ProofOfLeadership, Status, Values};
+use crate::pull::{PULL_MAX, Pull};
 use crate::quorum::FaultModel;
 use crate::recovery::Lead;
 use crate::rules::Rules;
@@ -292,8 +293,8 @@ impl<R: Rules> Replica<R> {
             self.keep_body(self.regency, decree, batch, step);
         }
         if self.learned() >= self.pull.up_to && self.pull.at.is_some() {
-            // The last question is answered in full: while there is more to catch up with, ask on at once.
-            self.pull.at = Some(step.now);
+            let (known, learned) = (self.known(), self.learned());
+            self.pull.ask_on(step.now, known, learned);
         } else if let Some(at) = &mut self.pull.at {
             // While bodies come, the others are on their way as well, but nobody is waited for longer than T0/4.
             let soon = step.now + self.pull_pace.wait(0);
@@ -385,10 +386,6 @@ impl<R: Rules> Replica<R> {
             step.fx.observe(Event::SentAgain(Again::Fetch));
         }
         let wait = self.pull_pace.wait(self.pull.times);
-        self.pull.up_to = learned.plus(count);
-        self.pull.said = step.now;
-        self.pull.learned = learned;
-        self.pull.times = self.pull.times.saturating_add(1);
-        self.pull.at = Some(step.now + wait);
+        self.pull.ask(step.now, known, learned, count, wait);
     }
 }

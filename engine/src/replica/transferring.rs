@@ -10,9 +10,10 @@
 
 use twostep_net::pool::Body;
 
-use super::{Pull, Replica, Step};
+use super::{Replica, Step};
 use crate::machine::{Again, Event, Question, Refusal, SnapshotTask, To};
 use crate::message::{Checkpoint, Message, SnapshotCertificate};
+use crate::pull::Pull;
 use crate::rules::Rules;
 use crate::transfer::Transfer;
 use crate::types::{Decree, NodeId, NodeSet, Party};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use twostep_engine::configuration::Configuration;
+use twostep_engine::pull::REST_MAX;
 use twostep_engine::replica::Standing;
 use twostep_engine::types::{Decree, NodeId, NodeSet, Time};
 
@@ -203,11 +204,12 @@ impl<'c> World<'c> {
         }
         let pulls = lag.div_ceil(self.plan.limits.window);
         Duration::from_nanos(lag * self.plan.execution_max_ns)
-            + hop * 4 * u32::try_from(pulls).unwrap_or(u32::MAX)
+            + range_bound(hop) * u32::try_from(pulls).unwrap_or(u32::MAX)
     }
 
-    /// How long a learner may need beside that to reach what was delivered before: it pulls and fetches a window of decrees in four
-    /// hops, and T0/4 more if something was lost, and learns at most a window ahead of what it has executed. One that lost its disk may be correct again before it is there.
+    /// How long a learner may need beside that to reach what was delivered before: it pulls and fetches a window of decrees at a
+    /// time, in T0/4 more if something was lost, and learns at most a window ahead of what it has executed. One that lost its disk may be
+    /// correct again before it is there.
     #[must_use]
     pub fn catch_up_bound(&self) -> Duration {
         let learners = self.live_learners();
@@ -217,7 +219,7 @@ impl<'c> World<'c> {
         let hop = Duration::from_nanos(self.network.healed_delay_max_ns());
         let short = |number: u64| u32::try_from(number).expect("a run is short");
         let execution = Duration::from_nanos(self.plan.execution_max_ns);
-        (hop * 4 + self.plan.tuning.t0 / 4) * short(windows) + execution * short(lag)
+        (range_bound(hop) + self.plan.tuning.t0 / 4) * short(windows) + execution * short(lag)
     }
 
     /// How long it may take until every call has ended and every live learner executed everything, once clients
@@ -324,4 +326,9 @@ impl<'c> World<'c> {
         }
         Ok(())
     }
+}
+
+/// How long a learner far behind may take for a range: pull, values, fetch, bodies, and a rest after them.
+fn range_bound(hop: Duration) -> Duration {
+    hop * 4 * (1 + REST_MAX)
 }
