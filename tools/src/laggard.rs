@@ -27,6 +27,9 @@ use crate::measure::rounded;
 /// How often nodes are asked.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// Throughput is counted by seconds: so long a stretch has a whole one in it, wherever it begins.
+const SECONDS_MIN: Duration = Duration::from_secs(2);
+
 /// What is to be measured.
 pub struct Plan {
     /// How many operations go by.
@@ -311,7 +314,7 @@ fn measure(
         look(cluster, watched, Stretch::Before)?;
     }
     let began = Instant::now();
-    while began.elapsed() < plan.stretch {
+    while began.elapsed() < plan.stretch.max(SECONDS_MIN) {
         look(cluster, watched, Stretch::Before)?;
     }
     let (leader, learned_before) = ask(cluster, learners[0])?;
@@ -329,7 +332,8 @@ fn measure(
     let killed = Instant::now();
     cluster.kill(node)?;
     let operations_before = watched.operations;
-    while watched.operations - operations_before < plan.missed {
+    // However fast that is, a whole second lies in it.
+    while watched.operations - operations_before < plan.missed || killed.elapsed() < SECONDS_MIN {
         look(cluster, watched, Stretch::Down)?;
     }
     let missed_operations = watched.operations - operations_before;
@@ -363,8 +367,7 @@ fn measure(
         .iter()
         .filter_map(|(_, counters)| counters.get("archive.questions"));
     let archive_questions = asked.sum();
-    // The second in which it ended is over by then.
-    while ended.elapsed() < plan.stretch.max(Duration::from_secs(2)) {
+    while ended.elapsed() < plan.stretch.max(SECONDS_MIN) {
         look(cluster, watched, Stretch::After)?;
     }
     let ops_per_s = [
