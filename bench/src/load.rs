@@ -511,11 +511,13 @@ impl<F: FnMut(&Sample)> Application for Load<F> {
         self.sample();
     }
 
-    fn deadline(&self) -> Option<Time> {
+    fn deadline(&self, core: &ClientCore) -> Option<Time> {
         let look = self.now + LOOK_EVERY;
         let next = match self.phase {
             // Calls that ended in the flush of this turn left their credits behind.
-            Phase::Running if !self.credits.is_empty() => self.due().unwrap_or(self.now),
+            Phase::Running if !self.credits.is_empty() => {
+                self.due().unwrap_or(self.now).max(core.gathers_until())
+            }
             _ => look,
         };
         Some(next.min(look).min(self.until.unwrap_or(look)))

@@ -584,10 +584,10 @@ impl Application for Mixture {
         }
     }
 
-    fn deadline(&self) -> Option<Time> {
+    fn deadline(&self, core: &ClientCore) -> Option<Time> {
         let look = self.now + LOOK_EVERY;
         Some(match self.phase {
-            Phase::Running => self.due.max(self.now).min(look),
+            Phase::Running => self.due.max(core.gathers_until()).min(look),
             _ => look,
         })
     }

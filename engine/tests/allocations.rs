@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use cluster::Cluster;
 use twostep_engine::client::host::{Application, ClientLoop, LoopTuning, Turn};
-use twostep_engine::client::{CallOutcome, OpenError, SessionHandle};
+use twostep_engine::client::{CallOutcome, ClientCore, OpenError, SessionHandle};
 use twostep_engine::configuration::Limits;
 use twostep_engine::key_value::{KeyValue, Operation};
 use twostep_engine::node::tunables::Durability;
@@ -132,7 +132,7 @@ impl Application for Caller {
         }
     }
 
-    fn deadline(&self) -> Option<Time> {
+    fn deadline(&self, _: &ClientCore) -> Option<Time> {
         None
     }
 

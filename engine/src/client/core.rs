@@ -2,7 +2,7 @@
 //!
 //! | event | rule (PROTOCOL.md sections 5.1, 5.2) |
 //! |---|---|
-//! | flush | all calls since the last flush form one bundle with one proof; it goes to the leader |
+//! | flush | all calls since the last flush form one bundle with one proof; it goes to the leader, unless enough are on their way ([`super::bundling`]) |
 //! | reply of a learner | one voice for its call; f+1 equal ones end the call |
 //! | regency in a reply | moves the belief who leads; f+1 replicas must be that far |
 //! | `Busy` of the believed leader | new calls wait, retries too, for at most one time-out |
@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 
 use twostep_crypto::Scope;
 
+use super::bundling::Bundling;
 use super::leader::Belief;
 use super::sender::Sender;
 use super::session::{Session, State};
@@ -85,6 +86,7 @@ pub struct ClientCore {
     sweep_at: Option<Time>,
     /// Until when the leader asked to wait.
     hold_until: Time,
+    bundling: Bundling,
     retry_time: RetryTime,
     counters: ClientCounters,
 }
@@ -130,6 +132,7 @@ impl ClientCore {
             unresolved: 0,
             sweep_at: None,
             hold_until: Time(0),
+            bundling: Bundling::new(),
             retry_time: RetryTime::new(tuning.retry, tuning.retry, tuning.retry_max),
             counters: ClientCounters::default(),
             sender: Sender::new(configuration, identity, keys, client, tuning.signed),
@@ -285,8 +288,9 @@ impl ClientCore {
         if self.sweep_at.is_some_and(|at| at <= now) {
             self.sweep(now, fx);
         }
-        if !self.fresh.is_empty() && self.links.contains(self.leader()) && self.hold_until <= now {
-            self.send_fresh(fx);
+        let sends = !self.fresh.is_empty() && self.links.contains(self.leader());
+        if sends && self.gathers_until() <= now {
+            self.send_fresh(now, fx);
         }
     }
 
@@ -294,8 +298,15 @@ impl ClientCore {
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
         let fresh = (!self.fresh.is_empty() && self.links.contains(self.leader()))
-            .then_some(self.hold_until);
+            .then_some(self.gathers_until());
         earlier(fresh, self.sweep_at)
+    }
+
+    /// Until when calls gather instead of being sent, if nothing happens before. A host that makes its calls then or in the turn after
+    /// an answer loses nothing.
+    #[must_use]
+    pub fn gathers_until(&self) -> Time {
+        self.hold_until.max(self.bundling.gathers_until())
     }
 
     fn call_with(
@@ -339,7 +350,7 @@ impl ClientCore {
         self.sweep_at = earlier(self.sweep_at, Some(due.min(deadline)));
     }
 
-    fn send_fresh(&mut self, fx: &mut dyn ClientEffects) {
+    fn send_fresh(&mut self, now: Time, fx: &mut dyn ClientEffects) {
         let leader = NodeSet::one(self.leader());
         for index in self.fresh.drain(..) {
             let session = &mut self.sessions[index as usize];
@@ -348,10 +359,16 @@ impl ClientCore {
             for place in session.in_order(unsent) {
                 session.calls[place].sent = session.calls[place].sent.saturating_add(1);
                 let proof = self.sender.proof(session.request(place).kind);
-                self.counters.bundles += self.sender.add(session, place, proof, false, leader, fx);
+                let shipped = self.sender.add(session, place, proof, false, leader, fx);
+                if shipped > 0 {
+                    self.bundling.sent(now);
+                    self.counters.bundles += shipped;
+                }
+                session.calls[place].bundle = self.bundling.filling();
             }
         }
         self.counters.bundles += self.sender.ship_all(false, leader, fx);
+        self.bundling.sent(now);
     }
 
     fn session(&self, handle: SessionHandle) -> Option<&Session> {

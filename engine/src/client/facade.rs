@@ -384,7 +384,7 @@ impl Application for Desk {
         }
     }
 
-    fn deadline(&self) -> Option<Time> {
+    fn deadline(&self, _: &ClientCore) -> Option<Time> {
         self.connecting.as_ref().map(|(_, _, until)| *until)
     }
 

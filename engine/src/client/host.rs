@@ -45,8 +45,8 @@ pub trait Application {
     fn done(&mut self, now: Time, session: SessionHandle, token: u64, outcome: CallOutcome<'_>);
     /// The end of a turn: the place to make calls. They are sent when it returns.
     fn turn(&mut self, client: &mut Turn<'_>);
-    /// When it wants a turn at the latest.
-    fn deadline(&self) -> Option<Time>;
+    /// When it wants a turn at the latest. Calls that it makes before [`ClientCore::gathers_until`] are not sent before.
+    fn deadline(&self, core: &ClientCore) -> Option<Time>;
     /// Whether the loop shall end.
     fn stopping(&self) -> bool;
 }
@@ -265,7 +265,7 @@ impl<A: Application> Service for Hosting<'_, A> {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let deadline = earlier(self.core.deadline(), self.application.deadline())?;
+        let deadline = earlier(self.core.deadline(), self.application.deadline(self.core))?;
         Some(self.started + Duration::from_nanos(deadline.0))
     }
 

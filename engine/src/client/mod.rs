@@ -15,7 +15,8 @@
 //! Every call ends in exactly one [`CallOutcome`]. What ends a call is the word of f+1 distinct learners, heard
 //! straight from their links: a liar among them cannot make up an outcome, whatever it says and how often.
 
-pub mod core;
+pub mod bundling;
+mod core;
 pub mod facade;
 pub mod history;
 pub mod host;

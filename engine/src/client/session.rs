@@ -41,6 +41,8 @@ pub(super) struct Call {
     pub(super) due: Time,
     /// How many copies of it were sent, by earlier calls under its number too.
     pub(super) sent: u32,
+    /// The bundle in which it was sent first.
+    pub(super) bundle: u64,
     pub(super) operation: Vec<u8>,
     pub(super) tally: Tally,
 }

@@ -61,6 +61,7 @@ impl ClientCore {
         // What the old leader has may be lost, and nothing that it took or wished is the new one's.
         self.hold_until = Time(0);
         self.retry_time.forget();
+        self.bundling.forget();
         self.sender.sign_for_now(false);
         self.send_again(now);
     }
@@ -121,7 +122,9 @@ impl ClientCore {
         };
         let decree = winner.decree;
         if call.sent == 1 {
-            self.retry_time.answered(now.since(call.since));
+            let took = now.since(call.since);
+            self.bundling.ordered(call.bundle, decree, took);
+            self.retry_time.answered(took);
         }
         match winner.verdict {
             Verdict::Executed => {

@@ -122,7 +122,9 @@ impl ClientCore {
     }
 
     pub(super) fn resolve(&mut self, index: u32, place: usize, committed: bool) {
-        self.sessions[index as usize].resolve(place, committed);
+        let session = &mut self.sessions[index as usize];
+        self.bundling.ended(session.calls[place].bundle);
+        session.resolve(place, committed);
         self.unresolved -= 1;
         if self.unresolved == 0 {
             self.sweep_at = None;
