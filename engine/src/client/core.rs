@@ -2,7 +2,7 @@
 //!
 //! | event | rule (PROTOCOL.md sections 5.1, 5.2) |
 //! |---|---|
-//! | flush | all calls since the last flush form one bundle with one proof; it goes to the leader, unless enough are on their way ([`super::bundling`]) |
+//! | flush | all calls since the last flush form one bundle with one proof; it goes to the leader, unless enough are on their way (`bundling.rs`) |
 //! | reply of a learner | one voice for its call; f+1 equal ones end the call |
 //! | regency in a reply | moves the belief who leads; f+1 replicas must be that far |
 //! | `Busy` of the believed leader | new calls wait, retries too, for at most one time-out |
