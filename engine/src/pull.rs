@@ -7,7 +7,7 @@
 //!
 //! *Rest.* A learner far behind takes all that its machine can give, and much of what those that serve it can, from the order of what
 //! is new. So it rests after each range, up to [`REST_MAX`] times as long as the range took. The others go faster meanwhile,
-//! up to [`FASTER`] times: it rests so little that it gains on them all the same. Whoever is nearly there, or had to ask twice, does not
+//! up to twice as fast: it rests so little that it gains on them all the same. Whoever is nearly there, or had to ask twice, does not
 //! rest.
 
 use std::collections::BTreeMap;

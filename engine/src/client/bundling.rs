@@ -10,7 +10,7 @@
 //! more to do than to order them as they came; calls that are held back until an answer comes leave together then, and travel no later
 //! than they would have been ordered. On a machine with too few cores for its nodes that takes a sixth off the latency of an open loop.
 //!
-//! *Bounds.* From one up to [`ROOM_MAX`] bundles are on their way. Nothing is held back for longer than twice what quick answers take: the
+//! *Bounds.* From one up to `ROOM_MAX` bundles are on their way. Nothing is held back for longer than twice what quick answers take: the
 //! bundle may be lost, or its decree wait for something that is.
 
 use std::time::Duration;

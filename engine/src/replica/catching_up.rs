@@ -105,12 +105,7 @@ impl<R: Rules> Replica<R> {
             };
             self.values.extend_from_slice(&batch.value().0.0);
         }
-        if let Some(values) = Values::new(&self.values).filter(|values| !values.is_empty()) {
-            step.fx.send(
-                To::Nodes(NodeSet::one(from)),
-                &Message::Pulled { first, values },
-            );
-        }
+        say_values(from, first, &self.values, step);
         Ok(())
     }
 
@@ -198,14 +193,7 @@ impl<R: Rules> Replica<R> {
         {
             return Err(Refusal::Share);
         }
-        step.fx.send(
-            To::Nodes(NodeSet::one(from)),
-            &Message::Fetched {
-                decree,
-                value,
-                body,
-            },
-        );
+        say_body(from, decree, value, body, step);
         Ok(())
     }
 
@@ -236,13 +224,11 @@ impl<R: Rules> Replica<R> {
                 asker,
                 first,
                 values,
-            } => match Values::new(&values).filter(|values| !values.is_empty()) {
-                Some(values) => {
-                    let to = To::Nodes(NodeSet::one(asker));
-                    step.fx.send(to, &Message::Pulled { first, values });
+            } => {
+                if !say_values(asker, first, &values, step) {
+                    self.offer_snapshot(asker, first, step);
                 }
-                None => self.offer_snapshot(asker, first, step),
-            },
+            }
             ArchiveNews::Body {
                 asker,
                 decree,
@@ -252,12 +238,7 @@ impl<R: Rules> Replica<R> {
                 // It was read, so it is sent; what it takes is held against the asker's next questions.
                 let t0 = self.tuning.t0;
                 self.peers.may_serve(asker, body.len(), step.now, t0);
-                let fetched = Message::Fetched {
-                    decree,
-                    value,
-                    body,
-                };
-                step.fx.send(To::Nodes(NodeSet::one(asker)), &fetched);
+                say_body(asker, decree, value, body, step);
             }
         }
     }
@@ -388,4 +369,24 @@ impl<R: Rules> Replica<R> {
         let wait = self.pull_pace.wait(self.pull.times);
         self.pull.ask(step.now, known, learned, count, wait);
     }
+}
+
+/// Answers a pull; false if there is nothing to say.
+fn say_values(to: NodeId, first: Decree, values: &[u8], step: &mut Step<'_>) -> bool {
+    let Some(values) = Values::new(values).filter(|values| !values.is_empty()) else {
+        return false;
+    };
+    let to = To::Nodes(NodeSet::one(to));
+    step.fx.send(to, &Message::Pulled { first, values });
+    true
+}
+
+/// Answers a fetch.
+fn say_body(to: NodeId, decree: Decree, value: Value, body: Body, step: &mut Step<'_>) {
+    let fetched = Message::Fetched {
+        decree,
+        value,
+        body,
+    };
+    step.fx.send(To::Nodes(NodeSet::one(to)), &fetched);
 }
