@@ -402,6 +402,8 @@ impl<R: Rules> Replica<R> {
             bundles: batch.len(),
             waited,
         });
-        self.hold(Say::Propose(regency, decree, batch), step);
+        self.hold(Say::Propose(regency, decree, batch.clone()), step);
+        // Its own vote, which nobody hears of before the proposal is stored, is stored with it: one sync for both.
+        self.own_proposal(regency, decree, batch, step);
     }
 }

@@ -53,6 +53,7 @@ impl<R: Rules> Replica<R> {
                 if let Some(proposer) = self.proposer.as_mut().filter(|_| current) {
                     proposer.said(decree, step.now);
                 }
+                // Already done unless this is a proposal of before a restart.
                 self.own_proposal(regency, decree, batch, step);
             }
             Say::Accepted(regency, decree, value) => {
