@@ -74,7 +74,7 @@ impl Bundling {
             }
             self.together = false;
             let quick = self.quick.unwrap_or(took);
-            self.quick = Some(took.min(quick + quick / SLOW));
+            self.quick = Some(took.min(quick + quick / SLOW + Duration::from_micros(1)));
         } else if bundle != other && !self.together {
             self.together = true;
             self.room = (self.room - APART).max(APART);

@@ -904,3 +904,46 @@ fn what_cannot_be_read_changes_nothing() {
         "the empty one is well-formed, the Ack is not for clients"
     );
 }
+
+#[test]
+fn calls_gather_while_an_answer_is_due_if_bundles_are_ordered_together() {
+    let (mut bed, handle) = Bed::open();
+    let ms = Duration::from_millis(1);
+    let answered = |bed: &mut Bed, seq: u64, decree: u64| {
+        for learner in [1, 2] {
+            bed.says(learner, SESSION, seq, decree, Outcome::Executed(b"1"));
+        }
+    };
+    // Two bundles end in one decree, over and over.
+    for decree in 10..1_000 {
+        let pair = [1, 2].map(|token| {
+            let seq = bed.call(handle, b"incr", token);
+            bed.pass();
+            seq
+        });
+        bed.now = bed.now + ms;
+        for seq in pair {
+            answered(&mut bed, seq, decree);
+        }
+    }
+    assert_eq!(bed.core.unresolved(), 0);
+    let first = bed.call(handle, b"incr", 1);
+    assert_eq!(
+        bed.flush().len(),
+        1,
+        "nothing is on its way: it leaves at once"
+    );
+    let others = [2, 3].map(|token| bed.call(handle, b"incr", token));
+    assert_eq!(bed.flush(), [], "they wait for the first");
+    assert!(bed.core.gathers_until() > bed.now);
+    bed.now = bed.now + ms;
+    answered(&mut bed, first, 1_000);
+    let bundles = bed.sink.bundles;
+    assert_eq!(bed.flush().len(), 2);
+    assert_eq!(bed.sink.bundles, bundles + 1, "in one bundle");
+    // An answer that stays out holds nothing back for long.
+    bed.call(handle, b"incr", 4);
+    assert_eq!(bed.flush(), []);
+    assert_eq!(bed.pass().len(), 1);
+    assert_eq!(bed.core.unresolved(), others.len() + 1);
+}
