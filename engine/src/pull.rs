@@ -115,27 +115,14 @@ mod tests {
 
     #[test]
     fn it_does_not_rest_if_nearly_there_or_not_answered_at_once() {
-        let mut near = Pull::default();
-        near.ask(
-            Time(0),
-            Decree(512),
-            Decree(0),
-            PULL_MAX,
-            Duration::from_secs(1),
-        );
-        near.ask_on(Time(100 * MS), Decree(512), Decree(256));
-        assert_eq!(near.at, Some(Time(100 * MS)));
-        let mut twice = Pull::default();
-        for _ in 0..2 {
-            twice.ask(
-                Time(0),
-                Decree(9_000),
-                Decree(0),
-                PULL_MAX,
-                Duration::from_secs(1),
-            );
+        for (known, times, what) in [(512, 1, "nearly there"), (9_000, 2, "asked twice")] {
+            let (known, learned) = (Decree(known), Decree(0));
+            let mut pull = Pull::default();
+            for _ in 0..times {
+                pull.ask(Time(0), known, learned, PULL_MAX, Duration::from_secs(1));
+            }
+            pull.ask_on(Time(100 * MS), known, learned.plus(PULL_MAX));
+            assert_eq!(pull.at, Some(Time(100 * MS)), "{what}");
         }
-        twice.ask_on(Time(100 * MS), Decree(9_000), Decree(256));
-        assert_eq!(twice.at, Some(Time(100 * MS)));
     }
 }
