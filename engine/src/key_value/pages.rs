@@ -1,6 +1,7 @@
 //! A sorted map in pages behind counted pointers: a copy of it costs one pointer per page, and writing to a page
 //! that a copy still holds copies that page alone.
 
+use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 
@@ -14,6 +15,8 @@ const BYTES_MAX: usize = 64 << 10;
 pub(super) struct Pages {
     pages: Vec<Arc<Page>>,
     len: usize,
+    /// Page and place of the key that was found last, perhaps: most keys are read before they are written.
+    last: Cell<(usize, usize)>,
 }
 
 #[derive(Clone, Default)]
@@ -37,19 +40,20 @@ impl Pages {
 
     /// The value of `key`.
     pub(super) fn get(&self, key: &[u8]) -> Option<&[u8]> {
-        let page = self.pages.get(self.page_of(key))?;
-        let place = page.find(key).ok()?;
-        Some(&page.entries[place].value)
+        let (at, Ok(place)) = self.find(key) else {
+            return None;
+        };
+        Some(&self.pages[at].entries[place].value)
     }
 
     /// Lets `write` set the value of `key`, which is empty at first if the key is new.
     pub(super) fn put(&mut self, key: &[u8], write: impl FnOnce(&mut Vec<u8>)) {
-        let at = self.page_of(key);
+        let (at, place) = self.find(key);
         if at == self.pages.len() {
             self.pages.push(Arc::default());
         }
         let page = Arc::make_mut(&mut self.pages[at]);
-        let place = page.find(key).unwrap_or_else(|place| {
+        let place = place.unwrap_or_else(|place| {
             page.entries.insert(
                 place,
                 Entry {
@@ -72,8 +76,7 @@ impl Pages {
 
     /// Removes `key`; false if it was absent.
     pub(super) fn remove(&mut self, key: &[u8]) -> bool {
-        let at = self.page_of(key);
-        let Some(Ok(place)) = self.pages.get(at).map(|page| page.find(key)) else {
+        let (at, Ok(place)) = self.find(key) else {
             return false;
         };
         let page = Arc::make_mut(&mut self.pages[at]);
@@ -97,6 +100,21 @@ impl Pages {
         };
         let entry = &entries[place];
         Some((&entry.key, &entry.value))
+    }
+
+    /// The page in which `key` stands or would stand, and where in it; beyond the last page only if there is none.
+    fn find(&self, key: &[u8]) -> (usize, Result<usize, usize>) {
+        let (at, place) = self.last.get();
+        let last = self.pages.get(at).and_then(|page| page.entries.get(place));
+        if last.is_some_and(|entry| *entry.key == *key) {
+            return (at, Ok(place));
+        }
+        let at = self.page_of(key);
+        let place = self.pages.get(at).map_or(Err(0), |page| page.find(key));
+        if let Ok(place) = place {
+            self.last.set((at, place));
+        }
+        (at, place)
     }
 
     /// The page in which `key` stands or would stand; beyond the last only if there is none.
