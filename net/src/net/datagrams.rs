@@ -250,7 +250,7 @@ impl Net {
     }
 }
 
-/// Writes those datagrams that no fault loses. Returns the bytes of both.
+/// Writes those datagrams that no fault loses, as many at once as stand together. Returns the bytes of both.
 fn write_some(
     driver: &mut dyn Driver,
     faults: &mut Faults,
@@ -258,15 +258,24 @@ fn write_some(
     party: Party,
     bytes: &[u8],
 ) -> usize {
-    let mut at = 0;
-    while let Ok(Some(packet)) = split(&bytes[at..], usize::MAX) {
-        let lost = faults.loses_datagram(Direction::Out, party);
-        if !lost && driver.write(Key(index), packet).is_err() {
-            break;
+    let (mut done, mut at) = (0, 0);
+    loop {
+        let packet = split(&bytes[at..], usize::MAX).ok().flatten();
+        let lost = packet.is_some_and(|_| faults.loses_datagram(Direction::Out, party));
+        if (lost || packet.is_none()) && at > done {
+            done += driver.write(Key(index), &bytes[done..at]).unwrap_or(0);
+            if done < at {
+                return done;
+            }
         }
+        let Some(packet) = packet else {
+            return done;
+        };
         at += packet.len();
+        if lost {
+            done = at;
+        }
     }
-    at
 }
 
 impl super::table::Connection {
