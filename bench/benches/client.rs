@@ -2,11 +2,12 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use twostep_bench::lab;
+use twostep_crypto::Scope;
 use twostep_engine::client::{CallOutcome, ClientCore, ClientEffects, OpenError, SessionHandle};
 use twostep_engine::message::{Message, Outcome, Reply, ReplyEntries};
 use twostep_engine::quorum::FaultModel;
 use twostep_engine::types::{Decree, NodeId, NodeSet, Regency, Seq, SessionId, Time};
-use twostep_engine::wire::write_reply;
+use twostep_engine::wire::{ReplyWriter, write_replies};
 
 const SESSION: SessionId = SessionId {
     decree: Decree(1),
@@ -45,18 +46,16 @@ impl ClientEffects for Ears {
     }
 }
 
-fn replies(core: &mut ClientCore, ears: &mut Ears, bytes: &[u8]) {
-    for learner in 0..4 {
-        let entries = ReplyEntries::new(bytes);
-        core.on_message(
-            Time(1),
-            NodeId(learner),
-            &Message::Replies {
-                regency: Regency(0),
-                entries,
-            },
-            ears,
-        );
+/// Two of four learners answer in full.
+fn replies(core: &mut ClientCore, scope: &Scope, ears: &mut Ears, bytes: &[u8]) {
+    let (regency, entries) = (Regency(0), ReplyEntries::new(bytes));
+    let full = Message::Replies { regency, entries };
+    let digest = Message::RepliesDigest {
+        regency,
+        digest: entries.digest(scope),
+    };
+    for (learner, message) in (0..).zip([&full, &digest, &full, &digest]) {
+        core.on_message(Time(1), NodeId(learner), message, ears);
     }
 }
 
@@ -77,32 +76,32 @@ fn client(c: &mut Criterion) {
         decree: SESSION.decree,
         outcome: Outcome::Opened(SESSION),
     };
-    write_reply(&open, &mut bytes);
-    replies(&mut core, &mut ears, &bytes);
+    let scope = configuration.scope();
+    write_replies([open], &mut bytes);
+    replies(&mut core, &scope, &mut ears, &bytes);
 
     let mut group = c.benchmark_group("client");
     group.throughput(Throughput::Elements(PIPELINE));
     group.bench_function(format!("{PIPELINE} calls of 64 B, 4 replies each"), |b| {
         b.iter(|| {
             bytes.clear();
+            let mut writer = ReplyWriter::default();
             for _ in 0..PIPELINE {
                 let seq = core
                     .call(handle, &[7; 64], 0, Time(1))
                     .expect("room for a call");
                 let outcome = Outcome::Executed(&[3, 1, 0, 0, 0, 0, 0, 0, 0]);
-                write_reply(
-                    &Reply {
-                        session: SESSION,
-                        seq,
-                        decree: Decree(9),
-                        outcome,
-                    },
-                    &mut bytes,
-                );
+                let reply = Reply {
+                    session: SESSION,
+                    seq,
+                    decree: Decree(9),
+                    outcome,
+                };
+                writer.write(&reply, &mut bytes);
             }
             core.flush(Time(1), &mut ears);
             let before = ears.done;
-            replies(&mut core, &mut ears, &bytes);
+            replies(&mut core, &scope, &mut ears, &bytes);
             assert_eq!(ears.done - before, PIPELINE);
         });
     });

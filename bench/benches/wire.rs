@@ -6,7 +6,7 @@ use twostep_engine::configuration::{Admission, Configuration, Limits};
 use twostep_engine::message::{Message, Outcome, Reply, ReplyEntries};
 use twostep_engine::quorum::FaultModel;
 use twostep_engine::types::{Decree, Digest, Regency, Seq, SessionId, Value};
-use twostep_engine::wire::{Bounds, decode, encode, write_reply};
+use twostep_engine::wire::{Bounds, decode, encode, write_replies};
 use twostep_net::pool::Pool;
 
 fn wire(c: &mut Criterion) {
@@ -17,23 +17,18 @@ fn wire(c: &mut Criterion) {
     let bounds = Bounds::of(&configuration.expect("a sound configuration"));
     let pool = Pool::default();
     let (regency, decree, value) = (Regency(1), Decree(7), Value(Digest([9; 32])));
+    let session = SessionId {
+        decree: Decree(3),
+        index: 1,
+    };
+    let replies = (1..=32).map(|seq| Reply {
+        session,
+        seq: Seq(seq),
+        decree,
+        outcome: Outcome::Executed(&[3, 0, 0, 0, 0, 0, 0, 0, 0]),
+    });
     let mut entries = Vec::new();
-    for seq in 1..=32 {
-        let session = SessionId {
-            decree: Decree(3),
-            index: 1,
-        };
-        let outcome = Outcome::Executed(&[3, 0, 0, 0, 0, 0, 0, 0, 0]);
-        write_reply(
-            &Reply {
-                session,
-                seq: Seq(seq),
-                decree,
-                outcome,
-            },
-            &mut entries,
-        );
-    }
+    write_replies(replies, &mut entries);
     let messages = [
         (
             "Accepted",

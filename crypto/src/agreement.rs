@@ -282,11 +282,11 @@ mod tests {
         let static_key = authenticator_key(&scope(), &a, &b, ClientId([5; 16]), NodeId(2)).unwrap();
         assert_eq!(
             hex::encode(print(&link.send).0),
-            "c6c4d6e91f5fc3e6af68810db72d60c4"
+            "f16b7ada049f1795505b035ce26db01b"
         );
         assert_eq!(
             hex::encode(print(&static_key).0),
-            "4cb3a3003cc1a033d705cd1f59287f3b"
+            "52700a32c27fd6fd2b804d1ede5dba71"
         );
     }
 }

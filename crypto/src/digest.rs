@@ -54,8 +54,10 @@ contexts! {
     Chain = "chain",
     /// Running digest of the results of execution (PROTOCOL.md section 5.4).
     Results = "results",
-    /// One reply, so that most learners can answer with its digest only.
+    /// One reply, where a decree has no room for it in full.
     Reply = "reply",
+    /// What a decree made of one client's requests, so that most learners can answer with its digest only.
+    Replies = "replies",
     /// The state of a state machine.
     State = "state",
     /// The configuration; hashed unscoped, since the cluster id comes from it.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::hex_text::hex_newtype;
 
 /// Version of the protocol; part of every [`Scope`](crate::Scope), so versions never accept each other's bytes.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// Names one cluster; made from the configuration's digest, so nodes whose configurations differ refuse each other (PROTOCOL.md section 1).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -24,7 +24,8 @@
 //! | [`Context::Bundle`] | `bundle` | a client's requests, and what authenticators tag |
 //! | [`Context::Chain`] | `chain` | running digest of decided values |
 //! | [`Context::Results`] | `results` | running digest of results |
-//! | [`Context::Reply`] | `reply` | replies sent as digest only |
+//! | [`Context::Reply`] | `reply` | one reply sent as digest only |
+//! | [`Context::Replies`] | `replies` | all that a decree answers one client, sent as digest only |
 //! | [`Context::State`] | `state` | state machines |
 //! | [`Context::Configuration`] | `configuration` | unscoped; the cluster id comes from it |
 //! | [`Context::Client`] | `client` | unscoped; client ids |

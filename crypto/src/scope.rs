@@ -130,7 +130,7 @@ mod tests {
         let scope = Scope::new(ClusterId([9; 32]), Epoch(3));
         assert_eq!(
             scope.digest(Context::Value, b"twostep").to_string(),
-            "f2864f548b769d9f3889bbfd4b5ea0926ca937298fa843f27dc86d175a92b9e2"
+            "5e8b6c4fc9e0bdc79cf1140be5778e3182d38284e97dc3f1422f3a49ed194947"
         );
     }
 }

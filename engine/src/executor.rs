@@ -6,8 +6,9 @@
 //! ```
 //!
 //! Everything here is a function of the ordered batches, so all learners get the same replies and digests:
-//! `results_d = H(results_{d−1} ‖ d ‖ reply entries of d)`, the start being 32 zeroes (PROTOCOL.md section
-//! 5.4). It costs one pass over the replies of a decree, never over the state.
+//! `results_d = H(results_{d−1} ‖ d ‖ digests of the replies of d)`, the start being 32 zeroes (PROTOCOL.md section
+//! 5.4). There is a digest for each message that a client gets, which stands for it where a learner does not answer in
+//! full. It costs one pass over the replies of a decree, never over the state.
 //!
 //! A reply above the configuration's `reply_bytes_max` is not sent: the operation was executed and cannot be
 //! undone, so the client is told `ExecutedReplyGone`, now and on every repeat.
@@ -33,12 +34,12 @@ use crate::session::{Fingerprint, SessionReader, SessionTable, Verdict};
 use crate::snapshot::{Image, ImageReader, chunk_bytes};
 use crate::state_machine::{ChunkSource, Context, StateMachine, StateTrouble};
 use crate::types::{ClientId, Decree, Digest, Seq, SessionId};
-use crate::wire::reply_bytes;
+use crate::wire::{Bounds, reply_bytes_max};
 
 /// What the execution of one decree gave; [`crate::machine::Input::Executed`] takes it.
 #[derive(Clone, Copy, Debug)]
 pub struct Executed<'a> {
-    /// One entry per request of the batch, in its order.
+    /// One entry per request of the batch, in its order, sealed.
     pub replies: &'a Replies,
     /// The running digest of all replies up to this decree.
     pub results: Digest,
@@ -53,6 +54,8 @@ pub struct Executor<S: StateMachine> {
     limits: Limits,
     reply_bytes_max: usize,
     decree_reply_bytes_max: usize,
+    /// Where the replies to one client are cut into several messages. Bytes.
+    message_bytes_max: usize,
     duplicates: Duplicates,
     executed: Decree,
     results: Digest,
@@ -84,6 +87,7 @@ impl<S: StateMachine> Executor<S> {
             limits: *configuration.limits(),
             reply_bytes_max: configuration.limits().reply_bytes_max as usize,
             decree_reply_bytes_max: configuration.limits().decree_reply_bytes_max as usize,
+            message_bytes_max: Bounds::of(configuration).replies_bytes_max(),
             duplicates: Duplicates::Suppressed,
             executed: Decree::NONE,
             results: Digest::ZERO,
@@ -142,7 +146,7 @@ impl<S: StateMachine> Executor<S> {
             self.executed.next(),
             "decrees are executed in order, each once"
         );
-        self.replies.clear();
+        self.replies.begin(self.message_bytes_max);
         self.sessions.begin(decree);
         let mut index = 0;
         for bundle in batch.bundles() {
@@ -160,8 +164,10 @@ impl<S: StateMachine> Executor<S> {
         let mut hasher = self.scope.hasher(DigestContext::Results);
         hasher
             .update(&self.results.0)
-            .update(&decree.0.to_le_bytes())
-            .update(self.replies.bytes());
+            .update(&decree.0.to_le_bytes());
+        for digest in self.replies.seal(&self.scope) {
+            hasher.update(&digest.0);
+        }
         self.results = hasher.finish();
         if decree.0.is_multiple_of(self.limits.snapshot_every) {
             let (sessions, state) = (self.sessions.image(), self.machine.snapshot());
@@ -216,7 +222,7 @@ impl<S: StateMachine> Executor<S> {
     /// if there is no such request. Changes nothing that is replicated. It answers from the front, at most
     /// `decree_reply_bytes_max`: the client asks for the rest again.
     pub fn lookup(&mut self, bundle: &Bundle) -> Option<&Replies> {
-        self.found.clear();
+        self.found.begin(self.message_bytes_max);
         let view = bundle.view();
         for request in view.requests() {
             let Request { session, seq, .. } = request;
@@ -239,7 +245,7 @@ impl<S: StateMachine> Executor<S> {
                 decree,
                 outcome,
             };
-            let len = self.found.bytes().len() + reply_bytes(&reply);
+            let len = self.found.bytes().len() + reply_bytes_max(&reply);
             if len > self.decree_reply_bytes_max {
                 break;
             }
@@ -403,7 +409,7 @@ impl<S: StateMachine> Executor<S> {
         };
         if let Outcome::Executed(bytes) = outcome
             && bytes.len() > size_of::<Digest>()
-            && self.replies.bytes().len() + reply_bytes(&reply) > self.decree_reply_bytes_max
+            && self.replies.bytes().len() + reply_bytes_max(&reply) > self.decree_reply_bytes_max
         {
             reply.outcome = Outcome::ExecutedDigest(reply_digest(&self.scope, bytes));
         }

@@ -5,7 +5,8 @@
 //! | `Submit` | client; proposer, for a signed retry | leader; on retry all proposers and learners | authenticator in the bundle | by the client; to the leader, every T0 while it is tracked |
 //! | `Propose` | leader(r) | acceptors, learners | link MAC; the value is the body's digest | when acks are overdue, every T0/4 at the latest, until n_l − f acks |
 //! | `Accepted` | acceptor | learners | link MAC | every T0/4 to each learner until its ack or low ≥ d |
-//! | `Replies` | learner | client | link MAC | when the client retries |
+//! | `Replies`, `RepliesDigest` | learner | client | link MAC | never: a retry is answered with `Found` |
+//! | `Found` | learner | client | link MAC | when the client retries |
 //! | `Ack` | learner | leader; acceptors, proposers | link MAC | to the leader at the end of each turn in which something was learned, to all others within T0/8; every `Status` says the same |
 //! | `Checkpoint` | learner | all | signature (mode C: link MAC) | every T0/4 until a certificate ≥ c |
 //! | `Certificate` | anyone | who is behind | the signatures inside | when a `Status` shows a lower low |
@@ -131,9 +132,24 @@ pub enum Message<'a> {
         /// Their names.
         names: RequestNames<'a>,
     },
-    /// What became of a client's requests.
+    /// What a decree made of a client's requests: all of them, or as many as a message holds. Learners that are correct
+    /// say the same of the same decree, so that one comparison does for all entries.
     Replies {
         /// The regency of the answering learner: f+1 of these tell a client who leads.
+        regency: Regency,
+        /// One entry per request.
+        entries: ReplyEntries<'a>,
+    },
+    /// The same, as a digest: `full_replies` learners say it in full.
+    RepliesDigest {
+        /// As in `Replies`.
+        regency: Regency,
+        /// The [`ReplyEntries::digest`] of the entries.
+        digest: Digest,
+    },
+    /// What became of requests that a client retried, so far as the learner knows. Learners may know of different ones.
+    Found {
+        /// As in `Replies`.
         regency: Regency,
         /// One entry per request.
         entries: ReplyEntries<'a>,
@@ -273,6 +289,8 @@ impl Message<'_> {
             | Message::FetchChunk { .. }
             | Message::Chunk { .. }
             | Message::Replies { .. }
+            | Message::RepliesDigest { .. }
+            | Message::Found { .. }
             | Message::Busy { .. } => 0,
         }
     }
@@ -571,7 +589,7 @@ pub fn reply_digest(scope: &Scope, reply: &[u8]) -> Digest {
     scope.digest(Context::Reply, reply)
 }
 
-/// One entry of `Replies`.
+/// One entry of `Replies` or `Found`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reply<'a> {
     /// The session of the request; [`SessionId::NONE`] for an Open.
@@ -599,6 +617,12 @@ impl<'a> ReplyEntries<'a> {
     #[must_use]
     pub fn bytes(&self) -> &'a [u8] {
         self.0
+    }
+
+    /// What stands for them in `RepliesDigest`.
+    #[must_use]
+    pub fn digest(&self, scope: &Scope) -> Digest {
+        scope.digest(Context::Replies, self.0)
     }
 }
 

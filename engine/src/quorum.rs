@@ -10,6 +10,7 @@
 //! | `report`: reports that make a voucher | 4f+1 | f+1 |
 //! | `must`: reports of one value that bind the leader | 2f+1 | (highest psn) |
 //! | `reply`: equal replies that a client believes | f+1 | 1 |
+//! | `full_replies`: learners that reply in full, the others with a digest | f+2 | f+2 |
 //! | `pull`: equal answers that decide for a learner | f+1 | 1 |
 //! | `ack`: learners that end a retransmission | n_l − f | n_l − f |
 //! | `checkpoint`: equal checkpoints that move the window | 2f+1 signed | f+1 unsigned |
@@ -100,6 +101,9 @@ pub struct Quorums {
     pub must: usize,
     /// Equal replies of distinct learners that a client believes.
     pub reply: usize,
+    /// Learners that reply to a client in full, so that one reply comes although f of them are faulty and that of
+    /// another one is lost.
+    pub full_replies: usize,
     /// Equal answers of distinct learners that decide a decree for another learner.
     pub pull: usize,
     /// Learners whose acknowledgement ends the retransmission of a decree.
@@ -186,6 +190,7 @@ impl Quorums {
                 report: acceptors - f,
                 must: acceptors - 3 * f,
                 reply: f + 1,
+                full_replies: f + 2,
                 pull: f + 1,
                 ack: learners - f,
                 checkpoint: 2 * f + 1,
@@ -203,6 +208,7 @@ impl Quorums {
                 report: f + 1,
                 must: 1,
                 reply: 1,
+                full_replies: f + 2,
                 pull: 1,
                 ack: learners - f,
                 checkpoint: f + 1,
@@ -260,6 +266,10 @@ impl Quorums {
         assert!(
             self.reply > b && self.pull > b && self.progress > b && self.vouch > b,
             "one voice at least is correct"
+        );
+        assert!(
+            self.full_replies >= f + 2 && self.full_replies <= self.learners,
+            "two correct learners at least reply in full"
         );
         // Either enough correct acceptors doubt a bundle for the client to be asked, or the others vouch for it.
         assert!(
@@ -374,11 +384,12 @@ mod tests {
     fn the_proof_refuses_wrong_numbers() {
         type Threshold = fn(&mut Quorums) -> &mut usize;
         // A threshold, and whether the proof holds with one more of it, in mode F and in mode C.
-        let thresholds: [(&str, Threshold, bool, bool); 10] = [
+        let thresholds: [(&str, Threshold, bool, bool); 11] = [
             ("learn", |q| &mut q.learn, false, false),
             ("report", |q| &mut q.report, false, false),
             ("must", |q| &mut q.must, false, true),
             ("reply", |q| &mut q.reply, true, true),
+            ("full_replies", |q| &mut q.full_replies, true, false),
             ("pull", |q| &mut q.pull, false, true),
             ("ack", |q| &mut q.ack, false, false),
             ("checkpoint", |q| &mut q.checkpoint, false, false),

@@ -472,10 +472,7 @@ impl<R: Rules> Machine for Replica<R> {
                 replies,
                 results,
             } => self.executed(decree, replies, results, step),
-            Input::Found(replies) => {
-                self.end_tracking(replies);
-                self.answer(replies, step);
-            }
+            Input::Found(found) => self.answer_retry(found, step),
             Input::Settled { asker, names } if asker == self.me => self.end_settled(names),
             Input::Settled { asker, names } => step
                 .fx

@@ -3,7 +3,7 @@ use crate::batch::{Bundle, BundleWriter, Request};
 use crate::configuration::Limits;
 use crate::message::Reply;
 use crate::types::{ClusterId, Decree, Epoch};
-use crate::wire::write_reply;
+use crate::wire::write_replies;
 use twostep_crypto::Scope;
 use twostep_net::pool::Body;
 
@@ -52,15 +52,13 @@ fn calls(client: ClientId, seqs: impl Iterator<Item = u64>) -> Bundle {
 
 fn done(tracking: &mut Tracking, client: ClientId, replies: &[(SessionId, u64, Outcome<'_>)]) {
     let mut bytes = Vec::new();
-    for (session, seq, outcome) in replies {
-        let reply = Reply {
-            session: *session,
-            seq: Seq(*seq),
-            decree: Decree(2),
-            outcome: *outcome,
-        };
-        write_reply(&reply, &mut bytes);
-    }
+    let replies = replies.iter().map(|(session, seq, outcome)| Reply {
+        session: *session,
+        seq: Seq(*seq),
+        decree: Decree(2),
+        outcome: *outcome,
+    });
+    write_replies(replies, &mut bytes);
     tracking.done(client, ReplyEntries::new(&bytes));
 }
 

@@ -34,6 +34,8 @@
 //! | 25 | `BundleSignature` | client · bundle digest · signature |
 //! | 26 | `Recall` | |
 //! | 27 | `Recalled` | regency u64 · proof · voted u64 · count u16 · regency vote … (ascending by signer) · has low u8 · certificate if so |
+//! | 28 | `RepliesDigest` | regency u64 · digest |
+//! | 29 | `Found` | regency u64 · *entries* |
 //! | 32 | `Snapshot` | snapshot · learner u16 · signature |
 //! | 33 | `SnapshotCertificate` | snapshot certificate |
 //! | 34 | `AskSnapshot` | above u64 |
@@ -53,10 +55,13 @@
 //! | report | regency u64 · has low u8 · certificate if so · count u32 · reported vote … (ascending by decree) |
 //! | reported vote | decree u64 · psn u64 · value |
 //! | names | client · count u32 · (session decree u64 · session index u32 · seq u64) … |
-//! | reply entry | session decree u64 · session index u32 · seq u64 · decree u64 · outcome u8 · payload by outcome |
+//! | reply entry | outcome and flags u8 · session if 8 · seq v if 16 · decree v if 32 · payload by outcome |
+//! | session | decree v · index v |
 //!
-//! Outcomes: 0 executed (length u32 · reply), 1 executed (digest of the reply), 2 opened (decree u64 · index u32),
-//! 3 stale, 4 too far, 5 seq reused, 6 session lapsed, 7 executed but the reply is gone.
+//! Outcomes: 0 executed (length v · reply), 1 executed (digest of the reply), 2 opened (session), 3 stale, 4 too far,
+//! 5 seq reused, 6 session lapsed, 7 executed but the reply is gone. What an entry leaves out is that of the entry before,
+//! for the seq the next one; in front of the first stand no session, seq 0 and decree 0. What can be left out is. A number *v*
+//! travels in groups of seven bits, lowest first, with the top bit set in all but the last.
 //!
 //! "Ascending" is strict, so nobody is counted twice. Every count is held against the [`Bounds`] *and* against the
 //! bytes that are there before anything is allocated. Bundles, values and reply entries borrow the receive buffer;
@@ -77,7 +82,7 @@ use twostep_net::pool::Pool;
 pub use crate::message::WireError;
 pub use bounds::Bounds;
 pub use proofs::write_report;
-pub use replies::{reply_bytes, write_reply};
+pub use replies::{ReplyWriter, reply_bytes_max, write_replies};
 pub use snapshots::{read_snapshot_certificate, write_snapshot_certificate};
 
 use crate::batch;
@@ -113,6 +118,8 @@ const WANT_SIGNATURE: u8 = 24;
 const BUNDLE_SIGNATURE: u8 = 25;
 const RECALL: u8 = 26;
 const RECALLED: u8 = 27;
+const REPLIES_DIGEST: u8 = 28;
+const FOUND: u8 = 29;
 const SNAPSHOT: u8 = 32;
 const SNAPSHOT_CERTIFICATE: u8 = 33;
 const ASK_SNAPSHOT: u8 = 34;
@@ -190,11 +197,13 @@ pub fn encode_head<'m>(message: &'m Message<'_>, out: &mut Vec<u8>) -> &'m [u8] 
             write_fetch(FETCHED, *decree, *value, out);
             out.extend_from_slice(&length(rest.len()).to_le_bytes());
         }
-        Message::Replies { regency, entries } => {
-            out.push(REPLIES);
+        Message::Replies { regency, entries } => write_entries(REPLIES, *regency, *entries, out),
+        Message::RepliesDigest { regency, digest } => {
+            out.push(REPLIES_DIGEST);
             out.extend_from_slice(&regency.0.to_le_bytes());
-            write_sized(entries.bytes(), out);
+            out.extend_from_slice(&digest.0);
         }
+        Message::Found { regency, entries } => write_entries(FOUND, *regency, *entries, out),
         Message::Busy {
             regency,
             retry_after_ms,
@@ -369,8 +378,15 @@ fn read_message<'a>(
         },
         REPLIES => Message::Replies {
             regency: Regency(reader.u64("Replies")?),
-            // They stay in the receive buffer, so what bounds that bounds them.
-            entries: ReplyEntries::new(reader.sized("reply entries", u32::MAX as usize)?),
+            entries: read_entries(reader)?,
+        },
+        REPLIES_DIGEST => Message::RepliesDigest {
+            regency: Regency(reader.u64("RepliesDigest")?),
+            digest: reader.digest("RepliesDigest")?,
+        },
+        FOUND => Message::Found {
+            regency: Regency(reader.u64("Found")?),
+            entries: read_entries(reader)?,
         },
         BUSY => Message::Busy {
             regency: Regency(reader.u64("Busy")?),
@@ -400,9 +416,17 @@ fn read_message<'a>(
     })
 }
 
-fn write_sized(bytes: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(&length(bytes.len()).to_le_bytes());
-    out.extend_from_slice(bytes);
+fn write_entries(tag: u8, regency: Regency, entries: ReplyEntries<'_>, out: &mut Vec<u8>) {
+    out.push(tag);
+    out.extend_from_slice(&regency.0.to_le_bytes());
+    out.extend_from_slice(&length(entries.bytes().len()).to_le_bytes());
+    out.extend_from_slice(entries.bytes());
+}
+
+/// They stay in the receive buffer, so what bounds that bounds them.
+fn read_entries<'a>(reader: &mut Reader<'a>) -> Result<ReplyEntries<'a>, WireError> {
+    let bytes = reader.sized("reply entries", u32::MAX as usize)?;
+    Ok(ReplyEntries::new(bytes))
 }
 
 fn write_vote(tag: u8, regency: Regency, decree: Decree, value: Value, out: &mut Vec<u8>) {

@@ -270,7 +270,7 @@ mod tests {
         let hello = Hello::new(&local, Party::Node(NodeId(6)), [7; 16]).to_datagram(1472);
         let public = local.identity.public();
         let expected = [
-            &[214, 0, 0, 0, 1, 0, 1, 0, 0xc0, 5, 0, 0, 0, 0, 0, 0][..],
+            &[214, 0, 0, 0, 2, 0, 1, 0, 0xc0, 5, 0, 0, 0, 0, 0, 0][..],
             b"twostep link v1+",
             &[1; 32],
             &[2, 0, 0, 0],
@@ -285,7 +285,7 @@ mod tests {
         assert_eq!(hello[..], expected);
         assert_eq!((HELLO_BYTES, DATAGRAM_HELLO_BYTES), (198, 214));
         let cookie = [
-            &[48, 0, 0, 0, 1, 0, 7, 0, 7, 7, 7, 7, 7, 7, 7, 7][..],
+            &[48, 0, 0, 0, 2, 0, 7, 0, 7, 7, 7, 7, 7, 7, 7, 7][..],
             b"twostep link v1+",
             &[9; 16],
         ]

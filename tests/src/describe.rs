@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use twostep_engine::machine::{Event, Record};
-use twostep_engine::message::{Message, Outcome};
-use twostep_engine::types::{NodeId, NodeSet, Value};
+use twostep_engine::message::{Message, Outcome, ReplyEntries};
+use twostep_engine::types::{NodeId, NodeSet, Regency, Value};
 
 /// A message in one line.
 #[must_use]
@@ -62,21 +62,11 @@ pub fn message(message: &Message<'_>) -> String {
             value,
             body,
         } => format!("Fetched d{decree} {} ({} B)", short(*value), body.len()),
-        Message::Replies { regency, entries } => {
-            let mut line = format!("Replies r{regency}");
-            for entry in entries.iter().flatten() {
-                // Writing to a string cannot fail.
-                let _ = write!(
-                    line,
-                    " [{} #{} d{} {}]",
-                    entry.session,
-                    entry.seq,
-                    entry.decree,
-                    outcome(&entry.outcome)
-                );
-            }
-            line
+        Message::Replies { regency, entries } => replies("Replies", *regency, *entries),
+        Message::RepliesDigest { regency, digest } => {
+            format!("RepliesDigest r{regency} {}", short(Value(*digest)))
         }
+        Message::Found { regency, entries } => replies("Found", *regency, *entries),
         Message::Busy {
             regency,
             retry_after_ms,
@@ -144,6 +134,8 @@ pub fn kind(message: &Message<'_>) -> &'static str {
         Message::Fetch { .. } => "Fetch",
         Message::Fetched { .. } => "Fetched",
         Message::Replies { .. } => "Replies",
+        Message::RepliesDigest { .. } => "RepliesDigest",
+        Message::Found { .. } => "Found",
         Message::Busy { .. } => "Busy",
         Message::Vote(_) => "Vote",
         Message::Proof(_) => "Proof",
@@ -271,6 +263,22 @@ pub fn short(value: Value) -> String {
             let _ = write!(text, "{byte:02x}");
             text
         })
+}
+
+fn replies(name: &str, regency: Regency, entries: ReplyEntries<'_>) -> String {
+    let mut line = format!("{name} r{regency}");
+    for entry in entries.iter().flatten() {
+        // Writing to a string cannot fail.
+        let _ = write!(
+            line,
+            " [{} #{} d{} {}]",
+            entry.session,
+            entry.seq,
+            entry.decree,
+            outcome(&entry.outcome)
+        );
+    }
+    line
 }
 
 fn outcome(outcome: &Outcome<'_>) -> String {

@@ -18,6 +18,7 @@ use twostep_engine::types::{
     Decree, NodeId, NodeSet, Party, RecordSeq, Regency, Seq, SessionId, Time, Value,
 };
 use twostep_net::pool::{Body, Pool};
+use twostep_tests::actors::learning::other_replies;
 use twostep_tests::checkers::{Property, Violation};
 use twostep_tests::plan::Plan;
 use twostep_tests::topology::{Topology, client_identity, node_identity};
@@ -338,10 +339,11 @@ impl Effects for Lips<'_> {
         match (self.lie, message) {
             (Lie::Replies, Message::Replies { regency, entries }) => {
                 let is_result = |reply: Reply<'_>| matches!(reply.outcome, Outcome::Executed(_));
-                let mut bytes = entries.bytes().to_vec();
-                if entries.iter().all(|reply| reply.is_ok_and(is_result)) {
-                    *bytes.last_mut().expect("entries are not empty") ^= 1;
-                }
+                let bytes = if entries.iter().all(|reply| reply.is_ok_and(is_result)) {
+                    other_replies(*entries)
+                } else {
+                    entries.bytes().to_vec()
+                };
                 let (regency, entries) = (*regency, ReplyEntries::new(&bytes));
                 self.outer.send(to, &Message::Replies { regency, entries });
             }

@@ -19,7 +19,7 @@ use twostep_engine::message::{
 };
 use twostep_engine::quorum::FaultModel;
 use twostep_engine::types::{ClientId, Decree, Digest, NodeId, Regency, Seq, SessionId, Value};
-use twostep_engine::wire::{Bounds, decode, encode, write_reply, write_report};
+use twostep_engine::wire::{Bounds, decode, encode, write_replies, write_report};
 use twostep_net::pool::{Body, Pool};
 
 /// Set it to write the file instead of comparing with it.
@@ -107,11 +107,11 @@ fn every_message_is_pinned_and_no_other_tag_is_known() {
 }
 
 const HEADER: &str = "\
-# The bytes of the protocol, version 1: `name = hexadecimal`. See tests/tests/golden.rs before changing a line.
+# The bytes of the protocol, version 2: `name = hexadecimal`. See tests/tests/golden.rs before changing a line.
 ";
 
 /// How many kinds of messages there are.
-const KINDS: usize = 32;
+const KINDS: usize = 34;
 
 /// Without a wildcard, so that a new message does not compile until it has a number here, and then needs a pin.
 fn kind(message: &Message<'_>) -> usize {
@@ -148,6 +148,8 @@ fn kind(message: &Message<'_>) -> usize {
         Message::Chunk { .. } => 29,
         Message::Recall => 30,
         Message::Recalled(_) => 31,
+        Message::RepliesDigest { .. } => 32,
+        Message::Found { .. } => 33,
     }
 }
 
@@ -348,6 +350,20 @@ fn messages<'a>(replies: &'a [u8], names: &'a [u8]) -> Vec<(&'static str, Messag
             },
         ),
         (
+            "replies digest",
+            Message::RepliesDigest {
+                regency,
+                digest: digest(0x60),
+            },
+        ),
+        (
+            "found",
+            Message::Found {
+                regency,
+                entries: ReplyEntries::new(replies),
+            },
+        ),
+        (
             "busy",
             Message::Busy {
                 regency,
@@ -517,22 +533,29 @@ fn reply_bytes() -> Vec<u8> {
         Outcome::SessionLapsed,
         Outcome::ExecutedReplyGone,
     ];
+    let session = SessionId {
+        decree: Decree(0x11),
+        index: 0x12,
+    };
+    let entry = |(seq, outcome)| Reply {
+        session,
+        seq: Seq(seq),
+        decree: Decree(0x13),
+        outcome,
+    };
+    let mut replies: Vec<_> = (1..).zip(outcomes).map(entry).collect();
+    // Far from the ones before in everything.
+    replies.push(Reply {
+        session: SessionId {
+            decree: Decree(0x1234),
+            index: u32::MAX,
+        },
+        seq: Seq(u64::MAX),
+        decree: Decree(0x5678),
+        outcome: Outcome::Executed(b""),
+    });
     let mut bytes = Vec::new();
-    for (seq, outcome) in (1..).zip(outcomes) {
-        let session = SessionId {
-            decree: Decree(0x11),
-            index: 0x12,
-        };
-        write_reply(
-            &Reply {
-                session,
-                seq: Seq(seq),
-                decree: Decree(0x13),
-                outcome,
-            },
-            &mut bytes,
-        );
-    }
+    write_replies(replies, &mut bytes);
     bytes
 }
 

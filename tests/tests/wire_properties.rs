@@ -4,6 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, subsequence};
 use twostep_crypto::{Party, Signature, Signed};
+use twostep_engine::machine::Replies;
 use twostep_engine::message::{
     Certificate, Checkpoint, CheckpointClaim, Message, NAME_BYTES, NewRegency, Outcome,
     ProofOfLeadership, Recalled, RegencyVote, Reply, ReplyEntries, Report, ReportedVote,
@@ -12,7 +13,9 @@ use twostep_engine::message::{
 };
 use twostep_engine::tracking::TRACKED_MAX;
 use twostep_engine::types::{ClientId, Decree, Digest, NodeId, Regency, Seq, SessionId, Value};
-use twostep_engine::wire::{Bounds, decode, encode, shows_signatures, write_reply};
+use twostep_engine::wire::{
+    Bounds, decode, encode, reply_bytes_max, shows_signatures, write_replies,
+};
 use twostep_net::pool::{Body, Pool};
 
 /// f = 1 in mode F with a small window.
@@ -26,7 +29,7 @@ const BOUNDS: Bounds = Bounds {
     reply_bytes_max: 40,
 };
 
-const KINDS: usize = 32;
+const KINDS: usize = 34;
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
@@ -98,44 +101,54 @@ proptest! {
 
     #[test]
     fn reply_entries_come_back(replies in vec(reply(), 0..12)) {
-        let mut bytes = Vec::new();
-        for reply in &replies {
-            write_reply(&reply.view(), &mut bytes);
-        }
+        let bytes = entries_of(&replies);
         let expected: Vec<_> = replies.iter().map(|reply| Ok(reply.view())).collect();
         prop_assert_eq!(ReplyEntries::new(&bytes).iter().collect::<Vec<_>>(), expected.clone());
         prop_assert_eq!(ReplyEntries::new(&bytes).iter().collect::<Vec<_>>(), expected);
     }
 
     #[test]
-    fn pieces_of_replies_are_whole_entries_within_the_limit(replies in vec(reply(), 0..12), bytes_max in 1..200usize) {
-        let mut bytes = Vec::new();
-        for reply in &replies {
-            write_reply(&reply.view(), &mut bytes);
+    fn entries_have_one_encoding(bytes in vec(prop_oneof![0..4u8, 0..64u8, any::<u8>()], 0..60)) {
+        let read: Result<Vec<_>, _> = ReplyEntries::new(&bytes).iter().collect();
+        if let Ok(replies) = read {
+            let mut again = Vec::new();
+            write_replies(replies, &mut again);
+            prop_assert_eq!(again, bytes);
         }
-        let pieces: Vec<ReplyEntries<'_>> = ReplyEntries::new(&bytes).pieces(bytes_max).collect();
-        let joined: Vec<u8> = pieces.iter().flat_map(|piece| piece.bytes().iter().copied()).collect();
-        prop_assert_eq!(&joined, &bytes, "nothing is lost, nothing is said twice");
-        for pair in pieces.windows(2) {
-            let first_of_next = pair[1].iter().next().expect("no piece is empty").expect("whole entries");
-            let mut longer = pair[0].bytes().to_vec();
-            write_reply(&first_of_next, &mut longer);
-            prop_assert!(longer.len() > bytes_max, "a piece ends only where the next entry does not fit");
+    }
+
+    #[test]
+    fn groups_of_replies_are_whole_entries_of_one_client_within_the_limit(
+        replies in vec((0..2u8, reply()), 0..12),
+        bytes_max in 1..200usize,
+    ) {
+        let mut kept = Replies::default();
+        kept.begin(bytes_max);
+        for (client, reply) in &replies {
+            kept.push(ClientId([*client; 16]), &reply.view());
         }
-        for piece in pieces {
-            prop_assert!(piece.iter().all(|entry| entry.is_ok()), "no entry is cut");
-            prop_assert!(piece.bytes().len() <= bytes_max || piece.iter().count() == 1);
+        let groups: Vec<_> = kept.groups().collect();
+        let mut told = Vec::new();
+        for (client, entries) in &groups {
+            let read: Result<Vec<_>, _> = entries.iter().collect();
+            let read = read.expect("no entry is cut");
+            prop_assert!(entries.bytes().len() <= bytes_max || read.len() == 1);
+            told.extend(read.into_iter().map(|reply| (client.0[0], reply)));
+        }
+        let expected: Vec<_> = replies.iter().map(|(client, reply)| (*client, reply.view())).collect();
+        prop_assert_eq!(told, expected, "nothing is lost, nothing is said twice");
+        for pair in groups.windows(2) {
+            let (before, after) = (pair[0], pair[1]);
+            let first = after.1.iter().next().expect("no group is empty").expect("whole entries");
+            let full = before.1.bytes().len() + reply_bytes_max(&first) > bytes_max;
+            prop_assert!(before.0 != after.0 || full, "a group ends only where it must");
         }
     }
 
     #[test]
     fn an_error_ends_the_entries(replies in vec(reply(), 1..6), cut in any::<Index>()) {
-        let mut bytes = Vec::new();
-        let mut ends = Vec::new();
-        for reply in &replies {
-            write_reply(&reply.view(), &mut bytes);
-            ends.push(bytes.len());
-        }
+        let ends: Vec<_> = (1..=replies.len()).map(|count| entries_of(&replies[..count]).len()).collect();
+        let bytes = entries_of(&replies);
         let cut = 1 + cut.index(bytes.len() - 1);
         let whole = ends.iter().filter(|end| **end <= cut).count();
         let read: Vec<_> = ReplyEntries::new(&bytes[..cut]).iter().collect();
@@ -144,6 +157,12 @@ proptest! {
         prop_assert_eq!(read.len(), whole + usize::from(inside), "the error is said once");
         prop_assert_eq!(read.last().is_some_and(Result::is_err), inside);
     }
+}
+
+fn entries_of(replies: &[OwnedReply]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    write_replies(replies.iter().map(OwnedReply::view), &mut bytes);
+    bytes
 }
 
 #[test]
@@ -155,16 +174,15 @@ fn entries_go_on_in_no_way_after_an_error() {
         decree: Decree(1),
         outcome: Outcome::Stale,
     };
-    for _ in 0..3 {
-        write_reply(&entry, &mut bytes);
-    }
-    bytes[28] = 9;
+    write_replies([entry; 3], &mut bytes);
+    assert_eq!(bytes, [0x23, 1, 0x13, 1, 0x13, 1]);
+    bytes[0] |= 0x40;
     let read: Vec<_> = ReplyEntries::new(&bytes).iter().collect();
     assert_eq!(
         read,
         [Err(WireError::Case {
-            what: "outcome of a request",
-            found: 9
+            what: "first byte of a reply entry here",
+            found: 0x63
         })]
     );
 }
@@ -773,6 +791,14 @@ impl Parts {
                 support: self.proof.votes.clone(),
                 low: self.flags.0.then(|| self.certificate.clone()),
             })),
+            32 => Message::RepliesDigest {
+                regency,
+                digest: value.0,
+            },
+            33 => Message::Found {
+                regency,
+                entries: ReplyEntries::new(&self.replies),
+            },
             _ => unreachable!("there are {KINDS} kinds"),
         }
     }
@@ -812,30 +838,23 @@ fn parts() -> impl Strategy<Value = Parts> {
         signed_reports(1),
         signed_reports(6),
     );
-    (plain, bytes, shown).prop_map(|(plain, bytes, shown)| {
-        let mut replies = Vec::new();
-        bytes
-            .2
-            .iter()
-            .for_each(|reply| write_reply(&reply.view(), &mut replies));
-        Parts {
-            regency: Regency(plain.0),
-            decree: Decree(plain.1),
-            value: Value(plain.2),
-            number: plain.3,
-            flags: plain.4,
-            client: ClientId(plain.5),
-            bytes: bytes.0,
-            values: bytes.1.iter().flat_map(|value| value.0).collect(),
-            replies,
-            names: bytes.3.iter().flat_map(|name| *name).collect(),
-            claim: shown.0,
-            certificate: shown.1,
-            vote: shown.2.into_iter().next().expect("one vote"),
-            proof: shown.3,
-            report: shown.4.into_iter().next().expect("one report"),
-            voucher: shown.5,
-        }
+    (plain, bytes, shown).prop_map(|(plain, bytes, shown)| Parts {
+        regency: Regency(plain.0),
+        decree: Decree(plain.1),
+        value: Value(plain.2),
+        number: plain.3,
+        flags: plain.4,
+        client: ClientId(plain.5),
+        bytes: bytes.0,
+        values: bytes.1.iter().flat_map(|value| value.0).collect(),
+        replies: entries_of(&bytes.2),
+        names: bytes.3.iter().flat_map(|name| *name).collect(),
+        claim: shown.0,
+        certificate: shown.1,
+        vote: shown.2.into_iter().next().expect("one vote"),
+        proof: shown.3,
+        report: shown.4.into_iter().next().expect("one report"),
+        voucher: shown.5,
     })
 }
 
@@ -1003,10 +1022,11 @@ impl OwnedReply {
 
 fn reply() -> impl Strategy<Value = OwnedReply> {
     (
-        number(),
-        any::<u32>(),
-        number(),
-        number(),
+        // Often what follows from the entry before.
+        prop_oneof![Just(5), number()],
+        prop_oneof![Just(1), any::<u32>()],
+        prop_oneof![1..4u64, number()],
+        prop_oneof![Just(9), number()],
         0..8usize,
         vec(any::<u8>(), 0..40),
         digest(),

@@ -45,7 +45,7 @@ impl Kind {
             Some(2) => Kind::Propose,
             Some(3) => Kind::Accepted,
             Some(4) => Kind::Ack,
-            Some(12) => Kind::Replies,
+            Some(12 | 28) => Kind::Replies,
             _ => Kind::Other,
         }
     }

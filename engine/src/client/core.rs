@@ -3,7 +3,8 @@
 //! | event | rule (PROTOCOL.md sections 5.1, 5.2) |
 //! |---|---|
 //! | flush | all calls since the last flush form one bundle with one proof; it goes to the leader, unless enough are on their way (`bundling.rs`) |
-//! | reply of a learner | one voice for its call; f+1 equal ones end the call |
+//! | replies of a learner to a decree, or their digest | one voice for all of them; f+1 equal ones end the calls |
+//! | reply of a learner to a retry | one voice for its call; f+1 equal ones end the call |
 //! | regency in a reply | moves the belief who leads; f+1 replicas must be that far |
 //! | `Busy` of the believed leader | new calls wait, retries too, for at most one time-out |
 //! | `WantSignature` for a bundle that it sent with tags | its signature; if the believed leader asks, it signs all bundles until another leader is believed in, and sends again signed what it had sent with tags |
@@ -12,8 +13,8 @@
 //!
 //! Here stand sessions, calls and flushes; what is heard in `core/answers.rs`, retries and ends without an answer in `core/retries.rs`.
 //!
-//! Cost per call in steady state: its bytes are copied into the slot and into the bundle, each learner's reply is
-//! compared with the first one; no allocation, hash or signature per call.
+//! Cost per call in steady state: its bytes are copied into the slot and into the bundle, and its reply is read once, however many
+//! learners send it; no allocation, hash or signature per call.
 
 mod answers;
 mod retries;
@@ -24,6 +25,7 @@ use twostep_crypto::Scope;
 
 use super::bundling::Bundling;
 use super::leader::Belief;
+use super::matching::Matching;
 use super::sender::Sender;
 use super::session::{Session, State};
 use super::setup::{ClientSetup, ClientTuning};
@@ -31,6 +33,10 @@ use super::{CallRefused, ClientEffects, SessionHandle};
 use crate::machine::earlier;
 use crate::retry_time::RetryTime;
 use crate::types::{ClientId, NodeId, NodeSet, Regency, Seq, SessionId, Time};
+use crate::wire::Bounds;
+
+/// How many messages of the largest size are kept of a learner until others say the same.
+const KEPT_MESSAGES: usize = 4;
 
 /// What a client has seen, counted since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,7 +47,7 @@ pub struct ClientCounters {
     pub retries: u64,
     /// `Busy` hints of the believed leader that were heeded.
     pub busy: u64,
-    /// Replies to calls that had ended already; each call gets n_l replies and ends with the (f+1)-th equal one.
+    /// Replies to calls that had ended already.
     pub late: u64,
     /// Replies from nodes that are no learners, to calls that were never sent, or of a kind that does not fit the call;
     /// and wishes for signatures of bundles that it did not send lately.
@@ -87,6 +93,7 @@ pub struct ClientCore {
     /// Until when the leader asked to wait.
     hold_until: Time,
     bundling: Bundling,
+    matching: Matching,
     retry_time: RetryTime,
     counters: ClientCounters,
 }
@@ -133,6 +140,11 @@ impl ClientCore {
             sweep_at: None,
             hold_until: Time(0),
             bundling: Bundling::new(),
+            matching: Matching::new(
+                configuration.learners(),
+                quorums.reply,
+                KEPT_MESSAGES * Bounds::of(&configuration).replies_bytes_max(),
+            ),
             retry_time: RetryTime::new(tuning.retry, tuning.retry, tuning.retry_max),
             counters: ClientCounters::default(),
             sender: Sender::new(configuration, identity, keys, client, tuning.signed),

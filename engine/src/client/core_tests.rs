@@ -13,7 +13,7 @@ use crate::configuration::{Admission, Configuration, Limits, Member, Roles};
 use crate::message::{Message, Outcome, Reply, ReplyEntries, reply_digest};
 use crate::quorum::FaultModel;
 use crate::types::{Decree, Digest};
-use crate::wire::write_reply;
+use crate::wire::write_replies;
 
 #[path = "core_tests/bundles.rs"]
 mod bundles;
@@ -252,30 +252,43 @@ impl Bed {
             .on_message(self.now, NodeId(from), message, &mut self.sink);
     }
 
+    /// Learner `from` says what a decree made of this request.
     fn says(&mut self, from: u16, session: SessionId, seq: u64, decree: u64, outcome: Outcome<'_>) {
-        let mut bytes = Vec::new();
-        write_reply(
-            &Reply {
-                session,
-                seq: Seq(seq),
-                decree: Decree(decree),
-                outcome,
-            },
-            &mut bytes,
-        );
-        self.hears(
-            from,
-            &Message::Replies {
-                regency: Regency(0),
-                entries: ReplyEntries::new(&bytes),
-            },
-        );
+        let (regency, bytes) = (Regency(0), entry(session, seq, decree, outcome));
+        let entries = ReplyEntries::new(&bytes);
+        self.hears(from, &Message::Replies { regency, entries });
+    }
+
+    /// Learner `from` says the same when it is asked again.
+    fn finds(
+        &mut self,
+        from: u16,
+        session: SessionId,
+        seq: u64,
+        decree: u64,
+        outcome: Outcome<'_>,
+    ) {
+        let (regency, bytes) = (Regency(0), entry(session, seq, decree, outcome));
+        let entries = ReplyEntries::new(&bytes);
+        self.hears(from, &Message::Found { regency, entries });
     }
 
     /// Learner `from` says that `seq` was executed in decree 9 with this reply.
     fn executed(&mut self, from: u16, seq: u64, reply: &[u8]) {
         self.says(from, SESSION, seq, 9, Outcome::Executed(reply));
     }
+}
+
+fn entry(session: SessionId, seq: u64, decree: u64, outcome: Outcome<'_>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let reply = Reply {
+        session,
+        seq: Seq(seq),
+        decree: Decree(decree),
+        outcome,
+    };
+    write_replies([reply], &mut bytes);
+    bytes
 }
 
 #[test]
@@ -304,7 +317,7 @@ fn a_call_commits_with_two_equal_replies() {
         bed.executed(learner, seq, b"2");
     }
     assert_eq!(bed.ended(), []);
-    assert_eq!(bed.core.counters().late, 8);
+    assert_eq!(bed.core.counters().late, 2, "two say each once more");
 }
 
 #[test]
@@ -355,6 +368,9 @@ fn a_liar_alone_never_completes_a_call() {
         bed.says(3, SESSION, seq, 9, Outcome::ExecutedReplyGone);
         bed.says(3, SESSION, seq, 9, Outcome::ExecutedDigest(Digest::ZERO));
         bed.says(3, SESSION, seq, 9, Outcome::Opened(SESSION));
+        bed.finds(3, SESSION, seq, 9, Outcome::Executed(b"lie"));
+        bed.finds(3, SESSION, seq, 9, Outcome::Stale);
+        bed.finds(3, SESSION, seq, 9, Outcome::ExecutedReplyGone);
         bed.hears(
             3,
             &Message::Busy {
@@ -378,6 +394,8 @@ fn two_liars_that_disagree_complete_nothing() {
     bed.executed(2, seq, b"lie");
     bed.executed(3, seq, b"another lie");
     bed.says(1, SESSION, seq, 10, Outcome::Executed(b"lie"));
+    bed.finds(2, SESSION, seq, 9, Outcome::Executed(b"lie"));
+    bed.finds(1, SESSION, seq, 10, Outcome::Executed(b"lie"));
     assert_eq!(
         bed.ended(),
         [],
@@ -407,17 +425,59 @@ fn replies_before_anything_was_sent_do_not_count() {
 }
 
 #[test]
-fn digests_and_one_full_reply_complete() {
+fn one_learner_in_full_and_the_digest_of_another_complete_all_calls_of_a_decree() {
+    let (mut bed, handle) = Bed::open();
+    let seqs = [1, 2, 3].map(|token| bed.call(handle, b"get", token));
+    bed.flush();
+    let mut bytes = Vec::new();
+    let replies = seqs.map(|seq| Reply {
+        session: SESSION,
+        seq: Seq(seq),
+        decree: Decree(9),
+        outcome: Outcome::Executed(b"value"),
+    });
+    write_replies(replies, &mut bytes);
+    let (regency, entries) = (Regency(0), ReplyEntries::new(&bytes));
+    let digest = entries.digest(&bed.core.scope);
+    bed.hears(3, &Message::RepliesDigest { regency, digest });
+    bed.hears(1, &Message::RepliesDigest { regency, digest });
+    assert_eq!(bed.ended(), [], "nobody has said yet what it is");
+    bed.hears(0, &Message::Replies { regency, entries });
+    let committed = |token| (token, Ended::Committed(9, Some(b"value".to_vec())));
+    assert_eq!(bed.ended(), [1, 2, 3].map(committed));
+}
+
+#[test]
+fn what_one_learner_found_and_another_said_of_the_decree_are_not_added_up() {
+    let (mut bed, handle) = Bed::open();
+    let seq = bed.call(handle, b"get", 5);
+    bed.flush();
+    bed.executed(0, seq, b"value");
+    bed.pass();
+    bed.finds(0, SESSION, seq, 9, Outcome::Executed(b"value"));
+    assert_eq!(bed.ended(), [], "one learner, heard twice");
+    bed.finds(3, SESSION, seq, 9, Outcome::Executed(b"value"));
+    assert_eq!(
+        bed.ended(),
+        [(5, Ended::Committed(9, Some(b"value".to_vec())))]
+    );
+}
+
+#[test]
+fn a_reply_that_its_decree_had_no_room_for_is_fetched_at_once() {
     let (mut bed, handle) = Bed::open();
     let seq = bed.call(handle, b"get", 5);
     bed.flush();
     let digest = reply_digest(&bed.core.scope, b"value");
-    bed.says(0, SESSION, seq, 9, Outcome::ExecutedDigest(digest));
-    bed.says(1, SESSION, seq, 9, Outcome::ExecutedDigest(digest));
+    for learner in [0, 1] {
+        assert_eq!(bed.flush(), []);
+        bed.says(learner, SESSION, seq, 9, Outcome::ExecutedDigest(digest));
+    }
     assert_eq!(bed.ended(), [], "the reply itself is still missing");
-    let again = bed.pass();
-    assert!(again[0].retry, "so that it is asked for");
-    bed.executed(3, seq, b"value");
+    assert!(bed.flush()[0].retry, "so that it is asked for");
+    bed.finds(3, SESSION, seq, 9, Outcome::ExecutedDigest(digest));
+    bed.finds(3, SESSION, seq, 9, Outcome::Executed(b"value"));
+    bed.finds(0, SESSION, seq, 9, Outcome::Executed(b"value"));
     assert_eq!(
         bed.ended(),
         [(5, Ended::Committed(9, Some(b"value".to_vec())))]

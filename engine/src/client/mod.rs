@@ -21,6 +21,7 @@ pub mod facade;
 pub mod history;
 pub mod host;
 mod leader;
+mod matching;
 mod sender;
 mod session;
 mod setup;

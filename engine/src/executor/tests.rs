@@ -450,11 +450,14 @@ fn replies_no_longer_than_their_digest_are_always_sent() {
     let configuration = tight();
     let mut executor = Executor::new(&configuration, Count::default());
     let session = id(1, 0);
-    let calls = (1..=64).map(|seq| call(session, seq, b""));
+    let calls = (1..=64).map(|seq| call(session, seq, &[30]));
     let requests: Vec<_> = std::iter::once(open(7)).chain(calls).collect();
     let executed = executor.execute(Decree(1), &batch(&configuration, &[(ALICE, &requests)]));
     assert!(executed.replies.bytes().len() > 520);
-    assert_eq!(lines(executed.replies)[64].4, "= 64");
+    assert_eq!(
+        lines(executed.replies)[64].4,
+        format!("= 64{}", ".".repeat(30))
+    );
 }
 
 #[test]
@@ -473,20 +476,18 @@ fn without_sessions_a_retry_is_executed_twice() {
 #[test]
 fn results_are_chained_from_zero() {
     let configuration = small();
+    let scope = configuration.scope();
     let mut executor = Executor::new(&configuration, Count::default());
     let mut chain = Digest::ZERO;
     let batches = [
-        batch(&configuration, &[(ALICE, &[open(7)])]),
+        batch(&configuration, &[(ALICE, &[open(7)]), (BOB, &[open(7)])]),
         batch(&configuration, &[]),
     ];
     for (decree, batch) in (1..).zip(&batches) {
         let executed = executor.execute(Decree(decree), batch);
-        let bytes = [
-            &chain.0,
-            decree.to_le_bytes().as_slice(),
-            executed.replies.bytes(),
-        ]
-        .concat();
+        let digests = (executed.replies.groups()).flat_map(|(_, entries)| entries.digest(&scope).0);
+        let mut bytes = [&chain.0, decree.to_le_bytes().as_slice()].concat();
+        bytes.extend(digests);
         chain = configuration.scope().digest(DigestContext::Results, &bytes);
         assert_eq!(executed.results, chain);
     }

@@ -7,8 +7,7 @@ use crate::learner::{Learner, chain};
 use crate::machine::{Event, Record, Refusal, Replies, To};
 use crate::message::{Certificate, Checkpoint, CheckpointClaim, Message};
 use crate::rules::Rules;
-use crate::types::{Decree, Digest, Party, Regency};
-use crate::wire::Bounds;
+use crate::types::{Decree, Digest, NodeId, NodeSet, Party, Regency};
 
 impl<R: Rules> Replica<R> {
     pub(super) fn keep_body(
@@ -163,7 +162,7 @@ impl<R: Rules> Replica<R> {
             learner.release(decree.min(self.trouble.logged));
         }
         self.end_tracking(replies);
-        self.answer(replies, step);
+        self.answer(decree, replies, step);
         if let Some((_, chain)) = self.execution.chains.pop_front_if(|(at, _)| *at == decree) {
             self.note_image(decree, chain, results);
             self.claim_checkpoint(
@@ -179,7 +178,7 @@ impl<R: Rules> Replica<R> {
     }
 
     /// What was executed is not waited for any more.
-    pub(super) fn end_tracking(&mut self, replies: &Replies) {
+    fn end_tracking(&mut self, replies: &Replies) {
         if let Some(election) = self
             .election
             .as_mut()
@@ -191,18 +190,33 @@ impl<R: Rules> Replica<R> {
         }
     }
 
-    pub(super) fn answer(&self, replies: &Replies, step: &mut Step<'_>) {
+    /// Answers what a decree executed: in full, or with the digest where that is shorter and others answer in full.
+    fn answer(&self, decree: Decree, replies: &Replies, step: &mut Step<'_>) {
+        let regency = self.regency;
+        let learners = self.configuration.learners();
+        let full = self.configuration.quorums().full_replies;
+        let in_full = replies_in_full(learners, self.me, decree, full);
+        for ((client, entries), digest) in replies.groups().zip(replies.digests()) {
+            let message = if in_full || entries.bytes().len() <= digest.0.len() {
+                Message::Replies { regency, entries }
+            } else {
+                let digest = *digest;
+                Message::RepliesDigest { regency, digest }
+            };
+            step.fx.send(To::Client(client), &message);
+        }
+    }
+
+    /// Answers a retry with what the session table holds of it.
+    pub(super) fn answer_retry(&mut self, found: &Replies, step: &mut Step<'_>) {
+        self.end_tracking(found);
         if self.execution.diverged.is_some() {
             return;
         }
-        // Small requests may have large replies: what one decree owes a client can exceed what a link carries at once.
-        let bytes_max = Bounds::of(&self.configuration).replies_bytes_max();
-        for (client, entries) in replies.groups() {
-            for entries in entries.pieces(bytes_max) {
-                let regency = self.regency;
-                step.fx
-                    .send(To::Client(client), &Message::Replies { regency, entries });
-            }
+        let regency = self.regency;
+        for (client, entries) in found.groups() {
+            step.fx
+                .send(To::Client(client), &Message::Found { regency, entries });
         }
     }
 
@@ -286,6 +300,14 @@ impl<R: Rules> Replica<R> {
     }
 }
 
+/// Whether `me` is among the `full` learners that reply to a decree in full: from one decree to the next the first of
+/// them leaves off and another one begins.
+fn replies_in_full(learners: NodeSet, me: NodeId, decree: Decree, full: usize) -> bool {
+    let all = learners.len() as u64;
+    let place = learners.iter().take_while(|node| *node < me).count() as u64;
+    (place + all - decree.0 % all) % all < full as u64
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -293,6 +315,7 @@ mod tests {
     use twostep_crypto::{ClientId, Identity};
     use twostep_net::pool::Pool;
 
+    use super::replies_in_full;
     use crate::admission::ClientDirectory;
     use crate::batch::Batch;
     use crate::configuration::{Admission, Configuration, Limits, Member, Roles, Tuning};
@@ -300,7 +323,7 @@ mod tests {
     use crate::message::{Message, Outcome, Reply};
     use crate::quorum::FaultModel;
     use crate::replica::{Replica, Setup, Standing};
-    use crate::types::{Decree, NodeId, RecordSeq, Seq, SessionId, Time};
+    use crate::types::{Decree, NodeId, NodeSet, RecordSeq, Seq, SessionId, Time};
     use crate::wire::{Bounds, encode};
 
     /// The encoded messages to clients, and how many entries they hold.
@@ -312,7 +335,7 @@ mod tests {
 
     impl Effects for Sent {
         fn send(&mut self, to: To, message: &Message<'_>) {
-            if let (To::Client(_), Message::Replies { entries, .. }) = (to, message) {
+            if let (To::Client(_), Message::Found { entries, .. }) = (to, message) {
                 let mut bytes = Vec::new();
                 encode(message, &mut bytes);
                 self.lengths.push(bytes.len());
@@ -322,6 +345,19 @@ mod tests {
         fn store(&mut self, _: RecordSeq, _: &Record<'_>) {}
         fn deliver(&mut self, _: Decree, _: &Batch) {}
         fn ask(&mut self, _: Question) {}
+    }
+
+    #[test]
+    fn so_many_learners_reply_in_full_and_take_turns() {
+        let learners: NodeSet = [2, 3, 5, 11].map(NodeId).into_iter().collect();
+        let mut turns = [0; 12];
+        for decree in 1..=40 {
+            let in_full = |node: &NodeId| replies_in_full(learners, *node, Decree(decree), 3);
+            let full: Vec<NodeId> = learners.iter().filter(in_full).collect();
+            assert_eq!(full.len(), 3, "{decree}");
+            full.iter().for_each(|node| turns[usize::from(node.0)] += 1);
+        }
+        assert_eq!([2, 3, 5, 11].map(|node| turns[node]), [30; 4]);
     }
 
     #[test]
@@ -353,7 +389,9 @@ mod tests {
         })
         .expect("no key is weak");
 
+        let bounds = Bounds::of(&configuration);
         let mut replies = Replies::default();
+        replies.begin(bounds.replies_bytes_max());
         let answer = vec![7; limits.reply_bytes_max as usize];
         for seq in 1..=20 {
             let (session, decree) = (
@@ -373,7 +411,7 @@ mod tests {
         }
         let mut sent = Sent::default();
         replica.step(Time(1), Input::Found(&replies), &mut sent);
-        let bytes_max = Bounds::of(&configuration).message_bytes_max();
+        let bytes_max = bounds.message_bytes_max();
         assert!(
             replies.bytes().len() > bytes_max,
             "one message would not do"

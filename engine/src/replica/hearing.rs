@@ -174,9 +174,11 @@ impl<R: Rules> Replica<R> {
             } => self.take_chunk(from, decree, place, bytes, step),
             Message::Recall => self.serve_recall(from, step),
             Message::Recalled(recalled) => self.take_recalled(from, *recalled, step),
-            Message::Replies { .. } | Message::Busy { .. } | Message::WantSignature { .. } => {
-                Err(Refusal::Role)
-            }
+            Message::Replies { .. }
+            | Message::RepliesDigest { .. }
+            | Message::Found { .. }
+            | Message::Busy { .. }
+            | Message::WantSignature { .. } => Err(Refusal::Role),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! How large the parts of a message may be, given the configuration that all nodes share.
 
+use super::cursor::VARINT_BYTES_MAX;
 use crate::configuration::Configuration;
 
 /// What a decoded message can hold at most. Nothing above it is allocated, whatever the bytes say.
@@ -38,8 +39,8 @@ impl Bounds {
         }
     }
 
-    /// The most bytes that any message within the bounds takes: what a link must be able to reassemble. `Replies` stay
-    /// within it if they are cut with [`crate::message::ReplyEntries::pieces`] at [`Bounds::replies_bytes_max`].
+    /// The most bytes that any message within the bounds takes: what a link must be able to reassemble. Those with replies
+    /// stay within it if [`Replies`](crate::machine::Replies) begin new groups at [`Bounds::replies_bytes_max`].
     #[must_use]
     pub fn message_bytes_max(&self) -> usize {
         let window = usize::try_from(self.window).unwrap_or(usize::MAX);
@@ -53,10 +54,10 @@ impl Bounds {
         new_regency.max(propose).max(pulled).max(replies)
     }
 
-    /// Where the entries of `Replies` are cut into several messages: a body's worth, and at least the largest entry. Bytes.
+    /// How many entries one message with replies holds: a body's worth, and at least the largest entry. Bytes.
     #[must_use]
     pub fn replies_bytes_max(&self) -> usize {
-        let entry = super::replies::ENTRY_HEADER + 4 + self.reply_bytes_max;
+        let entry = super::replies::ENTRY_HEADER_MAX + VARINT_BYTES_MAX + self.reply_bytes_max;
         self.body_bytes_max.max(entry)
     }
 }

@@ -70,6 +70,35 @@ impl<'a> Reader<'a> {
         self.u16(what).map(NodeId)
     }
 
+    /// A number in groups of seven bits, the lowest first; all but the last have their top bit set. The last group of
+    /// several is not 0 and nothing lies beyond 64 bits, so that every number has one encoding.
+    #[inline]
+    pub(super) fn varint(&mut self, what: &'static str) -> Result<u64, WireError> {
+        let (mut number, mut shift) = (0, 0);
+        loop {
+            let byte = self.u8(what)?;
+            let group = u64::from(byte & 0x7f);
+            let lost = shift > 57 && group >> (64 - shift) != 0;
+            if lost || (byte == 0 && shift > 0) {
+                return Err(WireError::Case {
+                    what: "last group of a number",
+                    found: byte,
+                });
+            }
+            number |= group << shift;
+            if byte & 0x80 == 0 {
+                return Ok(number);
+            }
+            shift += 7;
+            if shift > 63 {
+                return Err(WireError::Case {
+                    what: "last group of a number",
+                    found: byte,
+                });
+            }
+        }
+    }
+
     /// A byte that is 0 or 1 and nothing else, so that every message has one encoding.
     pub(super) fn flag(&mut self, what: &'static str) -> Result<bool, WireError> {
         match self.u8(what)? {
@@ -130,6 +159,20 @@ impl<'a> Reader<'a> {
             Err(WireError::Trailing(self.rest.len()))
         }
     }
+}
+
+/// The most bytes of a number in groups of seven bits.
+pub(super) const VARINT_BYTES_MAX: usize = 10;
+
+/// Appends a number in groups of seven bits; see [`Reader::varint`].
+#[inline]
+pub(super) fn write_varint(mut number: u64, out: &mut Vec<u8>) {
+    let lowest = |number: u64| number.to_le_bytes()[0];
+    while number >= 0x80 {
+        out.push(lowest(number) | 0x80);
+        number >>= 7;
+    }
+    out.push(lowest(number));
 }
 
 /// A length as it travels.

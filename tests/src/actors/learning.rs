@@ -3,14 +3,47 @@
 use twostep_crypto::Digest;
 use twostep_engine::machine::To;
 use twostep_engine::message::{
-    CheckpointClaim, Message, ReplyEntries, Snapshot, SnapshotCertificate, SnapshotClaim,
-    SnapshotVoice, Status, Values,
+    CheckpointClaim, Message, Outcome, Reply, ReplyEntries, Snapshot, SnapshotCertificate,
+    SnapshotClaim, SnapshotVoice, Status, Values,
 };
-use twostep_engine::types::{Decree, Regency, Time};
+use twostep_engine::types::{Decree, Regency, SessionId, Time};
+use twostep_engine::wire::write_replies;
 use twostep_net::pool::Body;
 
 use super::liar::Mouth;
 use super::{Every, Strategy};
+
+/// Replies to the same requests that say something else.
+#[must_use]
+pub fn other_replies(entries: ReplyEntries<'_>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut told = Vec::new();
+    for reply in entries.iter().flatten() {
+        let mut other = Vec::new();
+        if let Outcome::Executed(result) = reply.outcome {
+            other.extend_from_slice(result);
+            match other.last_mut() {
+                Some(last) => *last ^= 1,
+                None => other.push(1),
+            }
+        }
+        told.push((reply, other));
+    }
+    let lies = told.iter().map(|(reply, other)| Reply {
+        outcome: match reply.outcome {
+            Outcome::Executed(_) => Outcome::Executed(other),
+            Outcome::Opened(session) => Outcome::Opened(SessionId {
+                index: session.index ^ 1,
+                ..session
+            }),
+            Outcome::TooFar => Outcome::Stale,
+            _ => Outcome::TooFar,
+        },
+        ..*reply
+    });
+    write_replies(lies, &mut bytes);
+    bytes
+}
 
 /// Lies to other learners, to the leader and to clients.
 pub struct LyingLearner;
@@ -84,15 +117,21 @@ impl Strategy for LyingLearner {
                 true
             }
             Message::Replies { entries, .. } => {
-                let mut bytes = entries.bytes().to_vec();
-                if let Some(last) = bytes.last_mut() {
-                    *last ^= 1;
-                }
-                let lie = Message::Replies {
-                    regency: Regency(u64::MAX),
-                    entries: ReplyEntries::new(&bytes),
-                };
-                mouth.lie_to(to, &lie);
+                let (regency, bytes) = (Regency(u64::MAX), other_replies(*entries));
+                let entries = ReplyEntries::new(&bytes);
+                mouth.lie_to(to, &Message::Replies { regency, entries });
+                true
+            }
+            Message::RepliesDigest { digest, .. } => {
+                let (regency, mut digest) = (Regency(u64::MAX), *digest);
+                digest.0[0] ^= 1;
+                mouth.lie_to(to, &Message::RepliesDigest { regency, digest });
+                true
+            }
+            Message::Found { entries, .. } => {
+                let (regency, bytes) = (Regency(u64::MAX), other_replies(*entries));
+                let entries = ReplyEntries::new(&bytes);
+                mouth.lie_to(to, &Message::Found { regency, entries });
                 true
             }
             _ => false,

@@ -1,12 +1,14 @@
-//! What a client hears: replies, of which f+1 equal ones end a call, regencies, and wishes of nodes (PROTOCOL.md sections 5.1, 5.2).
+//! What a client hears: replies, of which f+1 equal ones end calls, regencies, and wishes of nodes (PROTOCOL.md sections 5.1, 5.2).
+//!
+//! What a decree made of the client's requests is compared as a whole (`matching.rs`), since all learners say the same of it; what they
+//! find in their tables for a retry is compared call by call (`tally.rs`), since each may have executed another part.
 
 use std::time::Duration;
 
 use super::ClientCore;
 use crate::client::session::State;
-use crate::client::tally::Verdict;
 use crate::client::{CallOutcome, ClientEffects, OpenError, Rejection, SessionHandle};
-use crate::message::{Message, Outcome, Reply};
+use crate::message::{Message, Outcome, Reply, ReplyEntries};
 use crate::types::{Digest, NodeId, NodeSet, Regency, SessionId, Time};
 
 impl ClientCore {
@@ -20,19 +22,21 @@ impl ClientCore {
     ) {
         match message {
             Message::Replies { regency, entries } => {
-                self.hear_regency(now, from, *regency);
-                if !self.learners.contains(from) {
-                    self.counters.refused += 1;
-                    return;
+                if self.hear_learner(now, from, *regency) {
+                    let digest = entries.digest(&self.scope);
+                    self.hear_replies(now, from, digest, Some(entries.bytes()), fx);
                 }
-                for entry in entries.iter() {
-                    match entry {
-                        Ok(reply) => self.hear_reply(now, from, &reply, fx),
-                        Err(_) => {
-                            self.counters.malformed += 1;
-                            return;
-                        }
-                    }
+            }
+            Message::RepliesDigest { regency, digest } => {
+                if self.hear_learner(now, from, *regency) {
+                    self.hear_replies(now, from, *digest, None, fx);
+                }
+            }
+            Message::Found { regency, entries } => {
+                if self.hear_learner(now, from, *regency) {
+                    self.each_entry(*entries, |core, reply| {
+                        core.hear_found(now, from, reply, fx);
+                    });
                 }
             }
             Message::Busy {
@@ -52,6 +56,14 @@ impl ClientCore {
             }
             _ => self.counters.malformed += 1,
         }
+    }
+
+    /// Hears the regency of who answers; whether it may answer.
+    fn hear_learner(&mut self, now: Time, from: NodeId, regency: Regency) -> bool {
+        self.hear_regency(now, from, regency);
+        let learner = self.learners.contains(from);
+        self.counters.refused += u64::from(!learner);
+        learner
     }
 
     fn hear_regency(&mut self, now: Time, from: NodeId, regency: Regency) {
@@ -89,68 +101,122 @@ impl ClientCore {
         }
     }
 
-    fn hear_reply(
+    /// One learner's word about all that a decree answered; what enough learners say ends its calls.
+    fn hear_replies(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        digest: Digest,
+        full: Option<&[u8]>,
+        fx: &mut dyn ClientEffects,
+    ) {
+        let Some(agreed) = self.matching.hear(from, digest, full) else {
+            return;
+        };
+        self.each_entry(ReplyEntries::new(&agreed), |core, reply| {
+            if let Some((index, place)) = core.answered(reply) {
+                core.conclude(now, index, place, reply, fx);
+            }
+        });
+        self.matching.give_back(agreed);
+    }
+
+    /// One learner's word about one call that was retried; what enough learners say ends it.
+    fn hear_found(
         &mut self,
         now: Time,
         from: NodeId,
         reply: &Reply<'_>,
         fx: &mut dyn ClientEffects,
     ) {
-        let Some((index, place)) = self.find(reply) else {
-            self.counters.late += 1;
+        let Some((index, place)) = self.answered(reply) else {
             return;
         };
-        let session = &mut self.sessions[index as usize];
+        let call = &mut self.sessions[index as usize].calls[place];
+        if call.tally.hear(self.reply_quorum, from, reply) {
+            self.conclude(now, index, place, reply, fx);
+        }
+    }
+
+    /// The call that a reply answers, if it is one that can be answered so.
+    fn answered(&mut self, reply: &Reply<'_>) -> Option<(u32, usize)> {
+        let Some((index, place)) = self.find(reply) else {
+            self.counters.late += 1;
+            return None;
+        };
+        let session = &self.sessions[index as usize];
         let opening = matches!(session.state, State::Opening(_));
-        let call = &mut session.calls[place];
         let fits = match reply.outcome {
             Outcome::Opened(_) => opening,
             Outcome::Executed(bytes) => !opening && bytes.len() <= self.reply_bytes_max,
             Outcome::ExecutedDigest(_) | Outcome::ExecutedReplyGone => !opening,
             Outcome::Stale | Outcome::TooFar | Outcome::SeqReused | Outcome::SessionLapsed => true,
         };
-        if call.sent == 0 || !fits {
+        if session.calls[place].sent == 0 || !fits {
             self.counters.refused += 1;
-            return;
+            return None;
         }
-        let Some(winner) = call.tally.hear(&self.scope, self.reply_quorum, from, reply) else {
-            return;
-        };
+        Some((index, place))
+    }
+
+    /// Enough learners give this reply to a call.
+    fn conclude(
+        &mut self,
+        now: Time,
+        index: u32,
+        place: usize,
+        reply: &Reply<'_>,
+        fx: &mut dyn ClientEffects,
+    ) {
+        let session = &mut self.sessions[index as usize];
         let handle = SessionHandle {
             index,
             generation: session.generation,
         };
-        let decree = winner.decree;
+        let call = &mut session.calls[place];
+        let decree = reply.decree;
         if call.sent == 1 {
             let took = now.since(call.since);
             self.bundling.ordered(call.bundle, decree, took);
             self.retry_time.answered(took);
         }
-        match winner.verdict {
-            Verdict::Executed => {
-                fx.done(
-                    handle,
-                    call.token,
-                    CallOutcome::Committed {
-                        decree,
-                        reply: Some(&winner.reply),
-                    },
-                );
+        let committed = |reply| CallOutcome::Committed { decree, reply };
+        match reply.outcome {
+            Outcome::Executed(bytes) => {
+                fx.done(handle, call.token, committed(Some(bytes)));
                 self.resolve(index, place, true);
             }
-            Verdict::ReplyGone => {
-                fx.done(
-                    handle,
-                    call.token,
-                    CallOutcome::Committed {
-                        decree,
-                        reply: None,
-                    },
-                );
+            Outcome::ExecutedReplyGone => {
+                fx.done(handle, call.token, committed(None));
                 self.resolve(index, place, true);
             }
-            Verdict::Opened(id) => self.opened(handle, place, id, fx),
-            Verdict::Refused(why) => self.refused(handle, place, why, fx),
+            // The decree had more to say than it may. A retry fetches this reply.
+            Outcome::ExecutedDigest(_) => {
+                call.due = now;
+                self.sweep_at = Some(now);
+            }
+            Outcome::Opened(id) => self.opened(handle, place, id, fx),
+            Outcome::Stale => self.refused(handle, place, Rejection::Stale, fx),
+            Outcome::TooFar => self.refused(handle, place, Rejection::TooFar, fx),
+            Outcome::SeqReused => self.refused(handle, place, Rejection::SeqReused, fx),
+            Outcome::SessionLapsed => self.refused(handle, place, Rejection::SessionLapsed, fx),
+        }
+    }
+
+    /// Hands the entries over one by one, up to the first that cannot be read.
+    fn each_entry(
+        &mut self,
+        entries: ReplyEntries<'_>,
+        mut hear: impl FnMut(&mut ClientCore, &Reply<'_>),
+    ) {
+        for entry in entries.iter() {
+            match entry {
+                Ok(reply) => hear(self, &reply),
+                Err(_) => {
+                    self.counters.malformed += 1;
+                    return;
+                }
+            }
         }
     }
 

@@ -145,27 +145,12 @@ fn what_cannot_be_read_changes_nothing() {
     let (mut bed, handle) = Bed::open();
     let seq = bed.call(handle, b"x", 1);
     bed.flush();
-    let mut bytes = Vec::new();
-    let outcome = Outcome::Executed(b"1");
-    write_reply(
-        &Reply {
-            session: SESSION,
-            seq: Seq(seq),
-            decree: Decree(9),
-            outcome,
-        },
-        &mut bytes,
-    );
+    let bytes = entry(SESSION, seq, 9, Outcome::Executed(b"1"));
     for learner in 0..4 {
         for len in 0..bytes.len() {
             let entries = ReplyEntries::new(&bytes[..len]);
-            bed.hears(
-                learner,
-                &Message::Replies {
-                    regency: Regency(0),
-                    entries,
-                },
-            );
+            let regency = Regency(0);
+            bed.hears(learner, &Message::Found { regency, entries });
         }
         bed.hears(learner, &Message::Ack { learned: Decree(1) });
     }
