@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use twostep_crypto::PROTOCOL_VERSION;
+
 use crate::support::{Testnet, edit, run, twostep};
 
 /// Bytes of a packet's header, and what stands in the tag's place of a first packet (net/src/packet.rs, hello.rs).
@@ -41,11 +43,11 @@ fn bytes_from_strangers_are_refused_by_name() {
             b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n and then some more bytes of it".to_vec(),
         ),
         ("link.version", {
-            let mut hello = header(198, 2, 1);
+            let mut hello = header(198, PROTOCOL_VERSION + 1, 1);
             hello.resize(198, 7);
             hello
         }),
-        ("link.unexpected", header(32, 1, 0)),
+        ("link.unexpected", header(32, PROTOCOL_VERSION, 0)),
     ];
     for (name, bytes) in cases {
         let mut stream = connect(&testnet);
@@ -62,7 +64,9 @@ fn bytes_from_strangers_are_refused_by_name() {
     }
     // A packet that ends in the middle.
     let mut stream = connect(&testnet);
-    stream.write_all(&header(198, 1, 1)[..20]).unwrap();
+    stream
+        .write_all(&header(198, PROTOCOL_VERSION, 1)[..20])
+        .unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
     testnet.wait_refused(0, "link.malformed");
     // Silence.

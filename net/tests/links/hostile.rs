@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
-use twostep_crypto::{Context, LinkKeys, link_keys};
+use twostep_crypto::{Context, LinkKeys, PROTOCOL_VERSION, link_keys};
 use twostep_net::packet::{
     HEADER_BYTES, Header, Kind, Opener, PacketLimits, Sealer, frames, split,
 };
@@ -175,7 +175,7 @@ fn another_magic() {
 fn another_version() {
     let scene = Scene::new(Setup::node(2));
     let mut raw = scene.connect();
-    raw.write(&hello(|header| header.version = 2));
+    raw.write(&hello(|header| header.version = PROTOCOL_VERSION + 1));
     scene.assert_refused(&mut raw, Refusal::Version);
 }
 
@@ -214,7 +214,7 @@ fn a_forged_proof() {
     let mut raw = scene.connect();
     let proof = Header {
         length: HEADER_BYTES.try_into().unwrap(),
-        version: 1,
+        version: PROTOCOL_VERSION,
         kind: Kind::Proof as u16,
         counter: 1,
         tag: [7; 16],

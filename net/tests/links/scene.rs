@@ -1,5 +1,6 @@
 //! What tests with strangers share, over streams and datagrams: a server with a good peer, and the Hello of a stranger by hand.
 
+use twostep_crypto::PROTOCOL_VERSION;
 use twostep_net::packet::{Header, Kind};
 use twostep_net::{LinkId, SendOutcome};
 
@@ -40,7 +41,7 @@ impl Scene {
 pub fn hello(nonce: [u8; 16], change: impl FnOnce(&mut Header)) -> Vec<u8> {
     let mut header = Header {
         length: HELLO_BYTES.try_into().unwrap(),
-        version: 1,
+        version: PROTOCOL_VERSION,
         kind: Kind::Hello as u16,
         counter: 0,
         tag: *MAGIC,
