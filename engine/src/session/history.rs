@@ -5,14 +5,16 @@ use crate::types::{Decree, Seq};
 
 /// How many entries a session has at most.
 pub(super) const ENTRIES: usize = 64;
+/// Replies up to this size stand in their entry. Bytes.
+const SHORT_BYTES_MAX: usize = 22;
 /// The least spare room after the replies of a session were moved together. Bytes.
 const SPARE_BYTES_MIN: usize = 64;
 
 /// The executed requests of one session in `(max − 64, max]`.
 ///
-/// Replies stand one behind another in `bytes`; one that is forgotten leaves a hole, and when the buffer is full
-/// the kept ones are moved together. So a warm session allocates nothing, and the buffer stays within a small
-/// multiple of what it keeps.
+/// Short replies stand in their entries. Longer ones stand one behind another in `bytes`; one that is forgotten leaves a
+/// hole, and when the buffer is full the kept ones are moved together. So a warm session allocates nothing, and the buffer
+/// stays within a small multiple of what it keeps.
 #[derive(Clone, Debug, Default)]
 pub(super) struct History {
     /// The largest executed seq, 0 if none.
@@ -36,8 +38,29 @@ struct Entry {
 #[derive(Clone, Copy, Debug)]
 enum Kept {
     Gone,
-    At { start: usize, len: usize },
+    Short {
+        len: u8,
+        bytes: [u8; SHORT_BYTES_MAX],
+    },
+    At {
+        start: usize,
+        len: usize,
+    },
 }
+
+impl Kept {
+    /// How many bytes of replies it stands for.
+    fn len(&self) -> usize {
+        match self {
+            Kept::Gone => 0,
+            Kept::Short { len, .. } => usize::from(*len),
+            Kept::At { len, .. } => *len,
+        }
+    }
+}
+
+// What the session table says of its memory counts on it.
+const _: () = assert!(size_of::<Entry>() == 48);
 
 const VACANT: Entry = Entry {
     operation: Fingerprint::NONE,
@@ -116,14 +139,21 @@ impl History {
 
     /// Keeps the reply of a seq that was executed last.
     pub(super) fn keep(&mut self, seq: Seq, reply: &[u8]) {
-        self.make_room(reply.len());
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(reply);
         self.reply_bytes += reply.len();
-        self.entries[place(seq.0)].reply = Kept::At {
-            start,
-            len: reply.len(),
+        let kept = match u8::try_from(reply.len()) {
+            Ok(len) if reply.len() <= SHORT_BYTES_MAX => {
+                let mut bytes = [0; SHORT_BYTES_MAX];
+                bytes[..reply.len()].copy_from_slice(reply);
+                Kept::Short { len, bytes }
+            }
+            _ => {
+                self.make_room(reply.len());
+                let (start, len) = (self.bytes.len(), reply.len());
+                self.bytes.extend_from_slice(reply);
+                Kept::At { start, len }
+            }
         };
+        self.entries[place(seq.0)].reply = kept;
     }
 
     /// Forgets the replies to the smallest seqs until at most `bytes` are kept. Empty replies cost nothing and stay.
@@ -132,7 +162,7 @@ impl History {
             return;
         }
         for seq in self.seqs() {
-            if !matches!(self.entries[place(seq)].reply, Kept::At { len: 0, .. }) {
+            if self.entries[place(seq)].reply.len() > 0 {
                 self.forget(seq);
             }
             if self.reply_bytes <= bytes {
@@ -228,12 +258,11 @@ impl History {
         })
     }
 
-    fn reply(&self, entry: &Entry) -> Option<&[u8]> {
-        match entry.reply {
+    fn reply<'a>(&'a self, entry: &'a Entry) -> Option<&'a [u8]> {
+        match &entry.reply {
             Kept::Gone => None,
-            // An empty reply has no place, since the buffer may have been given up around it.
-            Kept::At { len: 0, .. } => Some(&[]),
-            Kept::At { start, len } => Some(&self.bytes[start..start + len]),
+            Kept::Short { len, bytes } => Some(&bytes[..usize::from(*len)]),
+            Kept::At { start, len } => Some(&self.bytes[*start..*start + *len]),
         }
     }
 
@@ -252,9 +281,7 @@ impl History {
 
     fn forget(&mut self, seq: u64) {
         let entry = &mut self.entries[place(seq)];
-        if let Kept::At { len, .. } = std::mem::replace(&mut entry.reply, Kept::Gone) {
-            self.reply_bytes -= len;
-        }
+        self.reply_bytes -= std::mem::replace(&mut entry.reply, Kept::Gone).len();
     }
 
     /// Sees to it that `len` bytes can be appended. Each time replies are moved, half of what is kept can be
@@ -286,9 +313,7 @@ impl History {
         let mut end = 0;
         for (start, place) in order {
             if let Kept::At { start: at, len } = &mut self.entries[*place].reply {
-                if *len > 0 {
-                    self.bytes.copy_within(*start..*start + *len, end);
-                }
+                self.bytes.copy_within(*start..*start + *len, end);
                 *at = end;
                 end += *len;
             }

@@ -407,8 +407,8 @@ enum Answer {
 const SESSIONS_MAX: usize = 5;
 const SHARE_MAX: usize = 3;
 const IDLE_MAX: u64 = 4;
-const SESSION_BYTES_MAX: usize = 60;
-const TOTAL_BYTES_MAX: usize = 100;
+const SESSION_BYTES_MAX: usize = 160;
+const TOTAL_BYTES_MAX: usize = 260;
 
 impl Model {
     fn begin(&mut self, decree: u64) {
