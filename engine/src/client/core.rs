@@ -354,6 +354,7 @@ impl ClientCore {
         let session = &mut self.sessions[index as usize];
         let call = &mut session.calls[place];
         (call.token, call.since, call.due, call.deadline) = (token, now, due, deadline);
+        call.looked_up = false;
         if !session.listed {
             session.listed = true;
             self.fresh.push(index);

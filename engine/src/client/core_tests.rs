@@ -463,6 +463,36 @@ fn what_one_learner_found_and_another_said_of_the_decree_are_not_added_up() {
     );
 }
 
+/// A leader that lies orders a bundle twice. One correct learner said that the first copy was executed, but the
+/// others are behind; then the session is dropped, and the second copy refused.
+#[test]
+fn a_refusal_by_who_may_have_said_executed_rejects_nothing() {
+    let (mut bed, handle) = Bed::open();
+    let seq = bed.call(handle, b"incr", 5);
+    bed.flush();
+    bed.executed(0, seq, b"1");
+    bed.says(0, SESSION, seq, 12, Outcome::SessionLapsed);
+    bed.says(3, SESSION, seq, 12, Outcome::SessionLapsed);
+    assert_eq!(bed.ended(), [], "it was executed");
+    assert!(bed.flush()[0].retry, "so it is looked up");
+    bed.executed(1, seq, b"1");
+    assert_eq!(bed.ended(), [(5, Ended::Committed(9, Some(b"1".to_vec())))]);
+}
+
+#[test]
+fn a_refusal_by_who_found_it_executed_rejects_nothing() {
+    let (mut bed, handle) = Bed::open();
+    let seq = bed.call(handle, b"incr", 5);
+    bed.flush();
+    bed.pass();
+    bed.finds(0, SESSION, seq, 9, Outcome::Executed(b"1"));
+    bed.says(0, SESSION, seq, 12, Outcome::TooFar);
+    bed.says(3, SESSION, seq, 12, Outcome::TooFar);
+    assert_eq!(bed.ended(), []);
+    bed.finds(1, SESSION, seq, 9, Outcome::Executed(b"1"));
+    assert_eq!(bed.ended(), [(5, Ended::Committed(9, Some(b"1".to_vec())))]);
+}
+
 #[test]
 fn a_reply_that_its_decree_had_no_room_for_is_fetched_at_once() {
     let (mut bed, handle) = Bed::open();
@@ -475,7 +505,9 @@ fn a_reply_that_its_decree_had_no_room_for_is_fetched_at_once() {
     }
     assert_eq!(bed.ended(), [], "the reply itself is still missing");
     assert!(bed.flush()[0].retry, "so that it is asked for");
+    bed.says(2, SESSION, seq, 9, Outcome::ExecutedDigest(digest));
     bed.finds(3, SESSION, seq, 9, Outcome::ExecutedDigest(digest));
+    assert_eq!(bed.flush(), [], "once");
     bed.finds(3, SESSION, seq, 9, Outcome::Executed(b"value"));
     bed.finds(0, SESSION, seq, 9, Outcome::Executed(b"value"));
     assert_eq!(

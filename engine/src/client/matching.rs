@@ -4,17 +4,21 @@
 //! ([`crate::message::Message::RepliesDigest`]). So one voice of each learner for each digest does, whatever the number of calls:
 //! once f+1 learners stand behind a digest, a correct one does, and what has that digest is true (PROTOCOL.md section 5.2).
 //!
-//! *Bounds.* A liar may say a new digest with every message. So each learner is remembered to stand behind the newest [`SAID_MAX`]
-//! digests at most that not all learners stand behind, and what it said in full and is not agreed yet is kept up to a limit. What is forgotten
-//! costs a retry.
+//! *Refusals.* A leader that lies may order a request twice, and the second copy may be refused, since the session is gone by then. Whoever
+//! has said of an earlier decree what is not agreed yet may have said that the first copy was executed: such a learner does
+//! not count for a refusal ([`Matching::sure`]).
+//!
+//! *Bounds.* A liar may say a new digest with every message. So at most [`SAID_MAX`] digests are remembered of each learner, the oldest
+//! are forgotten, and what is kept in full and is not agreed yet stays below a limit for each learner. What is forgotten costs a retry.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::types::{Digest, NodeId, NodeSet};
 
-/// Of how many digests a learner can be heard at once: as many decrees as it may be ahead of others.
-const SAID_MAX: usize = 256;
+/// Of how many digests a learner can be heard at once. A decree is answered by one of them, or by several where it holds
+/// others' requests in between, and learners may be a window of decrees apart.
+const SAID_MAX: usize = 1024;
 /// How many buffers are kept for reuse, and how large. Bytes.
 const SPARE_MAX: usize = 16;
 const SPARE_BYTES_MAX: usize = 1 << 16;
@@ -38,12 +42,21 @@ struct Heard {
     content: Content,
 }
 
+/// What enough learners say.
+#[derive(Debug)]
+pub(super) struct Agreed<'a> {
+    /// What, in full.
+    pub(super) content: Cow<'a, [u8]>,
+    /// Who.
+    pub(super) voices: NodeSet,
+}
+
 /// What has a digest.
 #[derive(Debug)]
 enum Content {
     /// Nobody has said it in full.
     Unknown,
-    /// Who said it in full, and what.
+    /// It counts for this learner, which stands behind it.
     Kept(NodeId, Vec<u8>),
     /// Agreed and used.
     Used,
@@ -79,7 +92,7 @@ impl Matching {
         from: NodeId,
         digest: Digest,
         full: Option<&'a [u8]>,
-    ) -> Option<Cow<'a, [u8]>> {
+    ) -> Option<Agreed<'a>> {
         let heard = self.heard.entry(digest).or_insert(Heard {
             voices: NodeSet::EMPTY,
             content: Content::Unknown,
@@ -88,6 +101,7 @@ impl Matching {
         heard.voices.insert(from);
         let agreed = heard.voices.len() >= self.quorum;
         let everybody = heard.voices.len() == self.learners.len();
+        let voices = heard.voices;
         let mut result = None;
         match (&mut heard.content, full) {
             (content @ Content::Unknown, Some(full)) if agreed => {
@@ -114,7 +128,20 @@ impl Matching {
             self.said[usize::from(from.0)].digests.push_back(digest);
             self.keep_to_bounds(from);
         }
-        result
+        result.map(|content| Agreed { content, voices })
+    }
+
+    /// Those of `voices`, which stand behind `digest`, that said nothing before it which is not agreed yet.
+    pub(super) fn sure(&self, voices: NodeSet, digest: Digest) -> NodeSet {
+        let agreed = |digest: &Digest| {
+            let heard = self.heard.get(digest);
+            heard.is_none_or(|heard| matches!(heard.content, Content::Used))
+        };
+        let all_agreed = |node: &NodeId| {
+            let said = &self.said[usize::from(node.0)].digests;
+            said.iter().take_while(|one| **one != digest).all(agreed)
+        };
+        voices.iter().filter(all_agreed).collect()
     }
 
     /// Takes memory back that [`hear`](Self::hear) gave away.
@@ -153,17 +180,25 @@ impl Matching {
             return;
         };
         heard.voices.remove(from);
-        let silent = heard.voices.is_empty();
+        let other = heard.voices.iter().next();
+        let mut unused = None;
         if let Content::Kept(by, kept) = &mut heard.content
             && *by == from
         {
-            let kept = std::mem::take(kept);
-            heard.content = Content::Unknown;
             self.said[usize::from(from.0)].kept_bytes -= kept.len();
-            self.reuse(kept);
+            match other {
+                Some(other) => {
+                    self.said[usize::from(other.0)].kept_bytes += kept.len();
+                    *by = other;
+                }
+                None => unused = Some(std::mem::take(kept)),
+            }
         }
-        if silent {
+        if other.is_none() {
             self.heard.remove(&digest);
+        }
+        if let Some(unused) = unused {
+            self.reuse(unused);
         }
     }
 
@@ -200,8 +235,8 @@ mod tests {
         full: Option<&[u8]>,
     ) -> Option<Vec<u8>> {
         let agreed = matching.hear(NodeId(from), digest(number), full)?;
-        let bytes = agreed.to_vec();
-        matching.give_back(agreed);
+        let bytes = agreed.content.to_vec();
+        matching.give_back(agreed.content);
         Some(bytes)
     }
 
@@ -251,6 +286,34 @@ mod tests {
         assert_eq!(matching.said[3].kept_bytes, 0);
         let agreed = hear(&mut matching, 1, 0, None);
         assert_eq!(agreed.as_deref(), Some(CONTENT));
+    }
+
+    #[test]
+    fn who_said_before_what_is_not_agreed_is_not_sure() {
+        let mut matching = matching();
+        assert_eq!(hear(&mut matching, 0, 1, None), None, "something of its own");
+        assert_eq!(hear(&mut matching, 0, 2, Some(CONTENT)), None);
+        assert!(hear(&mut matching, 3, 2, None).is_some());
+        let voices = [0, 3].map(NodeId).into_iter().collect();
+        let sure = |matching: &Matching| matching.sure(voices, digest(2)).iter().collect();
+        let only_one: Vec<NodeId> = sure(&matching);
+        assert_eq!(only_one, [NodeId(3)]);
+        assert!(hear(&mut matching, 1, 1, Some(CONTENT)).is_some());
+        let both: Vec<NodeId> = sure(&matching);
+        assert_eq!(both.len(), 2, "what it said is true");
+    }
+
+    #[test]
+    fn what_a_liar_was_the_first_to_say_is_kept_for_those_who_say_it_too() {
+        let mut matching = Matching::new((0..4).map(NodeId).collect(), 3, 1000);
+        assert_eq!(hear(&mut matching, 3, 0, Some(CONTENT)), None);
+        assert_eq!(hear(&mut matching, 0, 0, Some(CONTENT)), None);
+        for number in 1..=SAID_MAX {
+            assert_eq!(hear(&mut matching, 3, number, None), None);
+        }
+        assert_eq!(hear(&mut matching, 1, 0, None), None);
+        assert!(hear(&mut matching, 2, 0, None).is_some());
+        assert!(matching.said.iter().all(|said| said.kept_bytes == 0));
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub(super) struct Call {
     pub(super) due: Time,
     /// How many copies of it were sent, by earlier calls under its number too.
     pub(super) sent: u32,
+    /// Whether it is sent again for what the learners remember of it, not because an answer is overdue.
+    pub(super) looked_up: bool,
     /// The bundle in which it was sent first.
     pub(super) bundle: u64,
     pub(super) operation: Vec<u8>,

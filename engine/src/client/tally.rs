@@ -4,12 +4,9 @@
 //! enough distinct learners stand behind wins (PROTOCOL.md section 5.2). A candidate without a voice is
 //! dropped, so there are never more of them than learners.
 //!
-//! - Executed: equal decree and equal reply.
-//! - Refused: equal reason, at any decree: a retried request is ordered more than once, and each time refused anew.
-//! - A learner that once said "executed" keeps that voice: executed is for ever, while a copy of the request that is
-//!   ordered after the session was dropped is refused as a matter of course.
+//! Equal are an equal decree and an equal reply. A learner that finds nothing says nothing, so nothing is refused here: what the
+//! copy that a retry sends becomes is said of its decree.
 
-use super::Rejection;
 use crate::message::{Outcome, Reply};
 use crate::types::{Decree, NodeId, NodeSet, SessionId};
 
@@ -25,8 +22,6 @@ enum Verdict {
     ReplyGone,
     /// The session that an Open made.
     Opened(SessionId),
-    /// Ordered and refused.
-    Refused(Rejection),
 }
 
 /// A verdict and who stands behind it.
@@ -67,17 +62,10 @@ impl Tally {
         let Some(verdict) = Verdict::of(&reply.outcome) else {
             return false;
         };
-        let refused = matches!(verdict, Verdict::Refused(_));
         let live = &mut self.candidates[..self.live];
         let before = live
             .iter()
             .position(|candidate| candidate.voices.contains(from));
-        if let Some(before) = before
-            && refused
-            && !matches!(live[before].verdict, Verdict::Refused(_))
-        {
-            return false;
-        }
         let found = live
             .iter()
             .position(|candidate| candidate.agrees(verdict, reply));
@@ -88,6 +76,12 @@ impl Tally {
             _ => place,
         };
         self.candidates[place].voices.len() >= quorum
+    }
+
+    /// Who found it.
+    pub(super) fn found_by(&self) -> NodeSet {
+        let live = self.candidates[..self.live].iter();
+        live.fold(NodeSet::EMPTY, |all, one| all.union(one.voices))
     }
 
     /// A new candidate without voices, in a buffer that an earlier one left behind if possible.
@@ -131,26 +125,26 @@ impl Candidate {
         if self.verdict != verdict {
             return false;
         }
-        match reply.outcome {
-            _ if matches!(verdict, Verdict::Refused(_)) => true,
-            Outcome::Executed(bytes) => self.decree == reply.decree && self.reply == bytes,
-            _ => self.decree == reply.decree,
-        }
+        let reply_agrees = match reply.outcome {
+            Outcome::Executed(bytes) => self.reply == bytes,
+            _ => true,
+        };
+        self.decree == reply.decree && reply_agrees
     }
 }
 
 impl Verdict {
-    /// None for a digest: whoever looks a reply up has it in full, or not at all.
+    /// None for what nobody finds in a table of what was executed.
     fn of(outcome: &Outcome<'_>) -> Option<Verdict> {
         Some(match outcome {
             Outcome::Executed(_) => Verdict::Executed,
-            Outcome::ExecutedDigest(_) => return None,
             Outcome::ExecutedReplyGone => Verdict::ReplyGone,
             Outcome::Opened(session) => Verdict::Opened(*session),
-            Outcome::Stale => Verdict::Refused(Rejection::Stale),
-            Outcome::TooFar => Verdict::Refused(Rejection::TooFar),
-            Outcome::SeqReused => Verdict::Refused(Rejection::SeqReused),
-            Outcome::SessionLapsed => Verdict::Refused(Rejection::SessionLapsed),
+            Outcome::ExecutedDigest(_)
+            | Outcome::Stale
+            | Outcome::TooFar
+            | Outcome::SeqReused
+            | Outcome::SessionLapsed => return None,
         })
     }
 }
@@ -227,22 +221,13 @@ mod tests {
     }
 
     #[test]
-    fn executed_is_for_ever() {
+    fn nobody_finds_a_refusal() {
         let mut ballot = Ballot::default();
-        assert!(!ballot.hear(0, 5, Outcome::Executed(b"x")));
-        assert!(!ballot.hear(0, 9, Outcome::SessionLapsed));
-        assert!(
-            !ballot.hear(3, 9, Outcome::SessionLapsed),
-            "learner 0 executed it: this is one voice"
-        );
-        assert!(ballot.hear(1, 5, Outcome::Executed(b"x")));
-    }
-
-    #[test]
-    fn refusals_agree_across_decrees_and_not_across_reasons() {
-        let mut ballot = Ballot::default();
-        assert!(!ballot.hear(0, 5, Outcome::TooFar));
-        assert!(!ballot.hear(1, 6, Outcome::Stale));
-        assert!(ballot.hear(2, 7, Outcome::TooFar));
+        for learner in 0..4 {
+            assert!(!ballot.hear(learner, 5, Outcome::SessionLapsed));
+        }
+        assert!(ballot.tally.found_by().is_empty());
+        assert!(!ballot.hear(2, 5, Outcome::ExecutedReplyGone));
+        assert!(ballot.tally.found_by().contains(NodeId(2)));
     }
 }

@@ -113,12 +113,47 @@ impl ClientCore {
         let Some(agreed) = self.matching.hear(from, digest, full) else {
             return;
         };
-        self.each_entry(ReplyEntries::new(&agreed), |core, reply| {
+        self.each_entry(ReplyEntries::new(&agreed.content), |core, reply| {
             if let Some((index, place)) = core.answered(reply) {
-                core.conclude(now, index, place, reply, fx);
+                if core.may_be_executed(index, place, reply, agreed.voices, digest) {
+                    core.look_up(now, index, place);
+                } else {
+                    core.conclude(now, index, place, reply, fx);
+                }
             }
         });
-        self.matching.give_back(agreed);
+        self.matching.give_back(agreed.content);
+    }
+
+    /// Whether a call of which a decree refused a copy may have been executed before, in another copy that a leader
+    /// ordered, as far as the learners that say so may have said that.
+    fn may_be_executed(
+        &self,
+        index: u32,
+        place: usize,
+        reply: &Reply<'_>,
+        voices: NodeSet,
+        digest: Digest,
+    ) -> bool {
+        let refused = matches!(
+            reply.outcome,
+            Outcome::Stale | Outcome::TooFar | Outcome::SeqReused | Outcome::SessionLapsed
+        );
+        let sure = || {
+            let found = self.sessions[index as usize].calls[place].tally.found_by();
+            self.matching.sure(voices, digest).minus(found)
+        };
+        refused && sure().len() < self.reply_quorum
+    }
+
+    /// Asks at once, the first time, what the learners remember of a call.
+    fn look_up(&mut self, now: Time, index: u32, place: usize) {
+        let call = &mut self.sessions[index as usize].calls[place];
+        if !call.looked_up {
+            call.looked_up = true;
+            call.due = now;
+            self.sweep_at = Some(now);
+        }
     }
 
     /// One learner's word about one call that was retried; what enough learners say ends it.
@@ -190,11 +225,8 @@ impl ClientCore {
                 fx.done(handle, call.token, committed(None));
                 self.resolve(index, place, true);
             }
-            // The decree had more to say than it may. A retry fetches this reply.
-            Outcome::ExecutedDigest(_) => {
-                call.due = now;
-                self.sweep_at = Some(now);
-            }
+            // The decree had more to say than it may.
+            Outcome::ExecutedDigest(_) => self.look_up(now, index, place),
             Outcome::Opened(id) => self.opened(handle, place, id, fx),
             Outcome::Stale => self.refused(handle, place, Rejection::Stale, fx),
             Outcome::TooFar => self.refused(handle, place, Rejection::TooFar, fx),

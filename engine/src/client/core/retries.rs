@@ -33,7 +33,7 @@ impl ClientCore {
                 if targets.is_empty() {
                     call.due = now + self.tuning.retry;
                 } else {
-                    if call.sent == 1 {
+                    if call.sent == 1 && !call.looked_up {
                         self.retry_time.ran_out(call.since, now);
                     }
                     call.due = now + self.retry_time.wait_after(call.sent);
