@@ -55,7 +55,7 @@ pub struct Executor<S: StateMachine> {
     reply_bytes_max: usize,
     decree_reply_bytes_max: usize,
     /// Where the replies to one client are cut into several messages. Bytes.
-    message_bytes_max: usize,
+    replies_bytes_max: usize,
     duplicates: Duplicates,
     executed: Decree,
     results: Digest,
@@ -87,7 +87,7 @@ impl<S: StateMachine> Executor<S> {
             limits: *configuration.limits(),
             reply_bytes_max: configuration.limits().reply_bytes_max as usize,
             decree_reply_bytes_max: configuration.limits().decree_reply_bytes_max as usize,
-            message_bytes_max: Bounds::of(configuration).replies_bytes_max(),
+            replies_bytes_max: Bounds::of(configuration).replies_bytes_max(),
             duplicates: Duplicates::Suppressed,
             executed: Decree::NONE,
             results: Digest::ZERO,
@@ -146,7 +146,7 @@ impl<S: StateMachine> Executor<S> {
             self.executed.next(),
             "decrees are executed in order, each once"
         );
-        self.replies.begin(self.message_bytes_max);
+        self.replies.begin(self.replies_bytes_max);
         self.sessions.begin(decree);
         let mut index = 0;
         for bundle in batch.bundles() {
@@ -222,7 +222,7 @@ impl<S: StateMachine> Executor<S> {
     /// if there is no such request. Changes nothing that is replicated. It answers from the front, at most
     /// `decree_reply_bytes_max`: the client asks for the rest again.
     pub fn lookup(&mut self, bundle: &Bundle) -> Option<&Replies> {
-        self.found.begin(self.message_bytes_max);
+        self.found.begin(self.replies_bytes_max);
         let view = bundle.view();
         for request in view.requests() {
             let Request { session, seq, .. } = request;

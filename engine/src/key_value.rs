@@ -16,8 +16,8 @@
 //! database, for states that are larger than the memory. A cluster may have both.
 //!
 //! *Cost*, in memory. The state is a sorted sequence of pages of at most about 64 KiB, each behind a counted pointer. An
-//! operation is two binary searches, one to find the page and one in it, and writes in place, without allocating unless it adds a key or lengthens a
-//! value. A snapshot copies the page pointers (one per hundred small keys or so); while it is read, the first
+//! operation finds its key once, by two binary searches, and writes in place, without allocating unless it adds a key or
+//! lengthens a value. A snapshot copies the page pointers (one per hundred small keys or so); while it is read, the first
 //! write to a page that it still holds copies that page. [`KeyValue::digest`] reads everything.
 
 mod checked_file;

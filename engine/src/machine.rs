@@ -43,7 +43,7 @@ pub enum Input<'a> {
     Executed {
         /// Which one.
         decree: Decree,
-        /// What became of its requests.
+        /// What became of its requests, [sealed](Replies::seal).
         replies: &'a Replies,
         /// The running digest of all results up to this decree.
         results: Digest,

@@ -567,7 +567,7 @@ impl<'a> Values<'a> {
 pub enum Outcome<'a> {
     /// It was executed; this is the reply.
     Executed(&'a [u8]),
-    /// It was executed; this is the [`reply_digest`] of the reply, which another learner or a retry sends in full.
+    /// It was executed; this is the [`reply_digest`] of the reply, which a retry fetches in full.
     ExecutedDigest(Digest),
     /// The Open made this session.
     Opened(SessionId),

@@ -291,7 +291,11 @@ mod tests {
     #[test]
     fn who_said_before_what_is_not_agreed_is_not_sure() {
         let mut matching = matching();
-        assert_eq!(hear(&mut matching, 0, 1, None), None, "something of its own");
+        assert_eq!(
+            hear(&mut matching, 0, 1, None),
+            None,
+            "something of its own"
+        );
         assert_eq!(hear(&mut matching, 0, 2, Some(CONTENT)), None);
         assert!(hear(&mut matching, 3, 2, None).is_some());
         let voices = [0, 3].map(NodeId).into_iter().collect();

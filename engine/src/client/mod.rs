@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  call ─► session slot ─┐                                        ┌─ learner ─┐
-//!  call ─► session slot ─┼─► flush: one bundle, one proof ─► leader │ learner   ├─► tally: f+1 equal ─► done(outcome)
-//!  call ─► session slot ─┘       └─ time-out: signed, to all ──────►│ learner   │
+//!  call ─► session slot ─┼─► flush: one bundle, one proof ─► leader │ learner   ├─► matching: f+1 equal ─► done(outcome)
+//!  call ─► session slot ─┘       └─ time-out: signed, to all ──────►│ learner   ├─► tally: f+1 equal ─► done(outcome)
 //!                                                                   └─ learner ─┘
 //! ```
 //!

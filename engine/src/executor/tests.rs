@@ -446,6 +446,36 @@ fn what_a_decree_cannot_carry_is_answered_by_digest_and_fetched_by_a_retry() {
 }
 
 #[test]
+fn what_a_message_does_not_hold_goes_into_several() {
+    let configuration = configuration(Limits {
+        body_bytes_max: 8192,
+        request_bytes_max: 1024,
+        reply_bytes_max: 1024,
+        ..Limits::default()
+    });
+    let bytes_max = Bounds::of(&configuration).replies_bytes_max();
+    let mut executor = Executor::new(&configuration, Count::default());
+    let session = id(1, 0);
+    let calls: Vec<_> = (1..=60).map(|seq| call(session, seq, &[255; 2])).collect();
+    executor.execute(Decree(1), &batch(&configuration, &[(ALICE, &[open(7)])]));
+    let holds = |replies: &Replies| {
+        let lengths: Vec<_> = (replies.groups())
+            .map(|(_, entries)| entries.bytes().len())
+            .collect();
+        assert!(lengths.len() > 1, "{lengths:?}");
+        assert!(lengths.iter().all(|length| *length <= bytes_max));
+        assert_eq!(lines(replies).len(), 60, "nothing is left out");
+    };
+    let all = batch(&configuration, &[(ALICE, &calls)]);
+    holds(executor.execute(Decree(2), &all).replies);
+    holds(
+        executor
+            .lookup(&bundle(&configuration, ALICE, &calls))
+            .unwrap(),
+    );
+}
+
+#[test]
 fn replies_no_longer_than_their_digest_are_always_sent() {
     let configuration = tight();
     let mut executor = Executor::new(&configuration, Count::default());

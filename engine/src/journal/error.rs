@@ -55,11 +55,11 @@ pub enum JournalError {
         /// Whose it should be.
         expected: String,
     },
-    /// A later program wrote it.
+    /// A program of another version wrote it.
     #[error(
-        "{path}: format {found}, but this program reads formats up to {VERSION}; run the program that wrote it, or a later one", path = path.display()
+        "{path}: format {found}, but this program reads format {VERSION}; run a program of the version that wrote it", path = path.display()
     )]
-    Newer {
+    Version {
         /// Which file.
         path: PathBuf,
         /// Its format.

@@ -25,8 +25,8 @@ use std::ops::Range;
 use twostep_crypto::{ClusterId, Epoch, NodeId};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// The newest format that is read, and the one that is written.
-pub const VERSION: u32 = 1;
+/// The format that is read and written. Since 2 the values of bodies are those of version 2 of the protocol.
+pub const VERSION: u32 = 2;
 /// Bytes of a header: never written over by an entry.
 pub const HEADER_BYTES: usize = 4096;
 /// Bytes of an entry in front of its payload.
@@ -73,8 +73,8 @@ pub struct Header {
 pub enum HeaderError {
     /// They do not match their check, or do not begin as headers do.
     Damaged,
-    /// A later program wrote them.
-    Newer(u32),
+    /// A program of another version wrote them.
+    Version(u32),
 }
 
 impl Header {
@@ -113,10 +113,9 @@ impl Header {
             return Err(HeaderError::Damaged);
         }
         if version != VERSION {
-            // One damaged bit must not pass for a later version; later ones keep the check where it is.
-            let newer = intact && version > VERSION;
-            return Err(if newer {
-                HeaderError::Newer(version)
+            // One damaged bit must not pass for another version; all of them keep the check where it is.
+            return Err(if intact {
+                HeaderError::Version(version)
             } else {
                 HeaderError::Damaged
             });
@@ -270,12 +269,15 @@ mod tests {
     }
 
     #[test]
-    fn a_later_version_is_named_if_the_header_is_whole() {
-        let mut bytes = header().encode();
-        bytes[8] = 2;
-        let check = xxh3_64(&bytes[..HEADER_BYTES - CHECK_BYTES]);
-        bytes[HEADER_BYTES - CHECK_BYTES..].copy_from_slice(&check.to_le_bytes());
-        assert_eq!(Header::decode(&bytes), Err(HeaderError::Newer(2)));
+    fn another_version_is_named_if_the_header_is_whole() {
+        for version in [1, 3] {
+            let mut bytes = header().encode();
+            bytes[8] = version;
+            let check = xxh3_64(&bytes[..HEADER_BYTES - CHECK_BYTES]);
+            bytes[HEADER_BYTES - CHECK_BYTES..].copy_from_slice(&check.to_le_bytes());
+            let expected = HeaderError::Version(u32::from(version));
+            assert_eq!(Header::decode(&bytes), Err(expected));
+        }
     }
 
     #[test]

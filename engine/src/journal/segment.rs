@@ -121,7 +121,7 @@ pub fn read(
     file.read_at(&mut head, 0).map_err(io)?;
     let header = Header::decode(&head).map_err(|error| match error {
         HeaderError::Damaged => damaged(0, "the header does not match its check".to_owned()),
-        HeaderError::Newer(found) => JournalError::Newer {
+        HeaderError::Version(found) => JournalError::Version {
             path: path(),
             found,
         },

@@ -1,9 +1,9 @@
 //! A sorted map in pages behind counted pointers: a copy of it costs one pointer per page, and writing to a page
 //! that a copy still holds copies that page alone.
 
-use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A page with more entries is split.
 const ENTRIES_MAX: usize = 128;
@@ -16,7 +16,29 @@ pub(super) struct Pages {
     pages: Vec<Arc<Page>>,
     len: usize,
     /// Page and place of the key that was found last, perhaps: most keys are read before they are written.
-    last: Cell<(usize, usize)>,
+    last: Place,
+}
+
+/// A page and a place in it that may be wrong: whoever looks there compares the key.
+#[derive(Default)]
+struct Place(AtomicUsize, AtomicUsize);
+
+impl Place {
+    fn get(&self) -> (usize, usize) {
+        let Place(page, place) = self;
+        (page.load(Ordering::Relaxed), place.load(Ordering::Relaxed))
+    }
+
+    fn set(&self, page: usize, place: usize) {
+        self.0.store(page, Ordering::Relaxed);
+        self.1.store(place, Ordering::Relaxed);
+    }
+}
+
+impl Clone for Place {
+    fn clone(&self) -> Place {
+        Place::default()
+    }
 }
 
 #[derive(Clone, Default)]
@@ -112,7 +134,7 @@ impl Pages {
         let at = self.page_of(key);
         let place = self.pages.get(at).map_or(Err(0), |page| page.find(key));
         if let Ok(place) = place {
-            self.last.set((at, place));
+            self.last.set(at, place);
         }
         (at, place)
     }

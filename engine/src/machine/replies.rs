@@ -54,8 +54,9 @@ impl Replies {
         self.group_bytes_max = group_bytes_max;
     }
 
-    /// Adds one entry for `client`; entries of one client in a row form a group.
+    /// Adds one entry for `client`; entries of one client in a row form a group, as far as it may grow.
     pub fn push(&mut self, client: ClientId, reply: &Reply<'_>) {
+        self.digests.clear();
         let len = self.bytes.len() - self.start + reply_bytes_max(reply);
         let goes_on = matches!(self.groups.last(), Some((last, _)) if *last == client)
             && len <= self.group_bytes_max;
@@ -88,10 +89,19 @@ impl Replies {
         })
     }
 
-    /// The digests of the groups, if these are sealed; none otherwise.
-    #[must_use]
-    pub fn digests(&self) -> &[Digest] {
-        &self.digests
+    /// The groups, each with its digest.
+    ///
+    /// # Panics
+    /// If they are not sealed.
+    pub fn sealed(&self) -> impl Iterator<Item = (ClientId, ReplyEntries<'_>, Digest)> {
+        assert_eq!(
+            self.digests.len(),
+            self.groups.len(),
+            "what a decree answers is sealed when all of it is known"
+        );
+        let digests = self.digests.iter().copied();
+        let groups = self.groups().zip(digests);
+        groups.map(|((client, entries), digest)| (client, entries, digest))
     }
 
     /// All entries in wire form.

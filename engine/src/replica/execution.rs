@@ -196,11 +196,10 @@ impl<R: Rules> Replica<R> {
         let learners = self.configuration.learners();
         let full = self.configuration.quorums().full_replies;
         let in_full = replies_in_full(learners, self.me, decree, full);
-        for ((client, entries), digest) in replies.groups().zip(replies.digests()) {
+        for (client, entries, digest) in replies.sealed() {
             let message = if in_full || entries.bytes().len() <= digest.0.len() {
                 Message::Replies { regency, entries }
             } else {
-                let digest = *digest;
                 Message::RepliesDigest { regency, digest }
             };
             step.fx.send(To::Client(client), &message);
@@ -309,118 +308,5 @@ fn replies_in_full(learners: NodeSet, me: NodeId, decree: Decree, full: usize) -
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use twostep_crypto::{ClientId, Identity};
-    use twostep_net::pool::Pool;
-
-    use super::replies_in_full;
-    use crate::admission::ClientDirectory;
-    use crate::batch::Batch;
-    use crate::configuration::{Admission, Configuration, Limits, Member, Roles, Tuning};
-    use crate::machine::{Effects, Input, Machine, Question, Record, Replies, To};
-    use crate::message::{Message, Outcome, Reply};
-    use crate::quorum::FaultModel;
-    use crate::replica::{Replica, Setup, Standing};
-    use crate::types::{Decree, NodeId, NodeSet, RecordSeq, Seq, SessionId, Time};
-    use crate::wire::{Bounds, encode};
-
-    /// The encoded messages to clients, and how many entries they hold.
-    #[derive(Default)]
-    struct Sent {
-        lengths: Vec<usize>,
-        entries: usize,
-    }
-
-    impl Effects for Sent {
-        fn send(&mut self, to: To, message: &Message<'_>) {
-            if let (To::Client(_), Message::Found { entries, .. }) = (to, message) {
-                let mut bytes = Vec::new();
-                encode(message, &mut bytes);
-                self.lengths.push(bytes.len());
-                self.entries += entries.iter().filter(Result::is_ok).count();
-            }
-        }
-        fn store(&mut self, _: RecordSeq, _: &Record<'_>) {}
-        fn deliver(&mut self, _: Decree, _: &Batch) {}
-        fn ask(&mut self, _: Question) {}
-    }
-
-    #[test]
-    fn so_many_learners_reply_in_full_and_take_turns() {
-        let learners: NodeSet = [2, 3, 5, 11].map(NodeId).into_iter().collect();
-        let mut turns = [0; 12];
-        for decree in 1..=40 {
-            let in_full = |node: &NodeId| replies_in_full(learners, *node, Decree(decree), 3);
-            let full: Vec<NodeId> = learners.iter().filter(in_full).collect();
-            assert_eq!(full.len(), 3, "{decree}");
-            full.iter().for_each(|node| turns[usize::from(node.0)] += 1);
-        }
-        assert_eq!([2, 3, 5, 11].map(|node| turns[node]), [30; 4]);
-    }
-
-    #[test]
-    fn large_replies_go_in_messages_that_a_link_carries() {
-        let identities: Vec<_> = (1..=3)
-            .map(|seed| Identity::from_seed([seed; 32]))
-            .collect();
-        let members = identities.iter().map(|identity| Member {
-            roles: Roles::ALL,
-            public: identity.public(),
-        });
-        let limits = Limits {
-            body_bytes_max: 1 << 16,
-            request_bytes_max: 1 << 12,
-            ..Limits::default()
-        };
-        let (model, admission) = (FaultModel::Crash, Admission::Link);
-        let configuration =
-            Configuration::new(model, 1, members.collect(), limits, admission, [1; 16]);
-        let configuration = Arc::new(configuration.expect("a consistent configuration"));
-        let mut replica = Replica::new(Setup {
-            configuration: Arc::clone(&configuration),
-            me: NodeId(0),
-            identity: Arc::new(Identity::from_seed([1; 32])),
-            clients: Arc::new(ClientDirectory::new([])),
-            tuning: Tuning::default(),
-            pool: Pool::default(),
-            standing: Standing::Born,
-        })
-        .expect("no key is weak");
-
-        let bounds = Bounds::of(&configuration);
-        let mut replies = Replies::default();
-        replies.begin(bounds.replies_bytes_max());
-        let answer = vec![7; limits.reply_bytes_max as usize];
-        for seq in 1..=20 {
-            let (session, decree) = (
-                SessionId {
-                    decree: Decree(1),
-                    index: 0,
-                },
-                Decree(2),
-            );
-            let reply = Reply {
-                session,
-                seq: Seq(seq),
-                decree,
-                outcome: Outcome::Executed(&answer),
-            };
-            replies.push(ClientId([9; 16]), &reply);
-        }
-        let mut sent = Sent::default();
-        replica.step(Time(1), Input::Found(&replies), &mut sent);
-        let bytes_max = bounds.message_bytes_max();
-        assert!(
-            replies.bytes().len() > bytes_max,
-            "one message would not do"
-        );
-        assert!(
-            sent.lengths.iter().all(|length| *length <= bytes_max),
-            "{:?}",
-            sent.lengths
-        );
-        assert_eq!(sent.entries, 20, "every entry is sent once");
-    }
-}
+#[path = "execution_tests.rs"]
+mod tests;

@@ -54,7 +54,7 @@ impl Bounds {
         new_regency.max(propose).max(pulled).max(replies)
     }
 
-    /// How many entries one message with replies holds: a body's worth, and at least the largest entry. Bytes.
+    /// How many bytes of entries one message with replies holds: a body's worth, and at least the largest entry. Bytes.
     #[must_use]
     pub fn replies_bytes_max(&self) -> usize {
         let entry = super::replies::ENTRY_HEADER_MAX + VARINT_BYTES_MAX + self.reply_bytes_max;

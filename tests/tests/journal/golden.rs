@@ -16,7 +16,7 @@ use crate::samples::{reading, records};
 const BLESS: &str = "TWOSTEP_BLESS";
 
 const HEADER: &str = "\
-# The bytes of a journal, format 1: `name = hexadecimal`. See tests/tests/journal/golden.rs before changing a line.
+# The bytes of a journal, format 2: `name = hexadecimal`. See tests/tests/journal/golden.rs before changing a line.
 ";
 
 fn pins() -> Vec<(String, Vec<u8>)> {
