@@ -126,8 +126,8 @@ impl Matching {
             self.forget(digest);
         } else if news {
             self.said[usize::from(from.0)].digests.push_back(digest);
-            self.keep_to_bounds(from);
         }
+        self.keep_to_bounds(from);
         result.map(|content| Agreed { content, voices })
     }
 
@@ -180,25 +180,25 @@ impl Matching {
             return;
         };
         heard.voices.remove(from);
-        let other = heard.voices.iter().next();
-        let mut unused = None;
+        let silent = heard.voices.is_empty();
         if let Content::Kept(by, kept) = &mut heard.content
             && *by == from
         {
-            self.said[usize::from(from.0)].kept_bytes -= kept.len();
-            match other {
-                Some(other) => {
-                    self.said[usize::from(other.0)].kept_bytes += kept.len();
-                    *by = other;
-                }
-                None => unused = Some(std::mem::take(kept)),
+            let (said, most) = (&mut self.said, self.kept_bytes_max);
+            said[usize::from(from.0)].kept_bytes -= kept.len();
+            let has_room =
+                |node: &NodeId| said[usize::from(node.0)].kept_bytes + kept.len() <= most;
+            if let Some(other) = heard.voices.iter().find(has_room) {
+                said[usize::from(other.0)].kept_bytes += kept.len();
+                *by = other;
+            } else {
+                let unused = std::mem::take(kept);
+                heard.content = Content::Unknown;
+                self.reuse(unused);
             }
         }
-        if other.is_none() {
+        if silent {
             self.heard.remove(&digest);
-        }
-        if let Some(unused) = unused {
-            self.reuse(unused);
         }
     }
 
@@ -318,6 +318,28 @@ mod tests {
         assert_eq!(hear(&mut matching, 1, 0, None), None);
         assert!(hear(&mut matching, 2, 0, None).is_some());
         assert!(matching.said.iter().all(|said| said.kept_bytes == 0));
+    }
+
+    #[test]
+    fn what_is_said_in_full_after_its_digest_counts_too() {
+        let mut matching = matching();
+        for number in 0..100 {
+            assert_eq!(hear(&mut matching, 3, number, None), None);
+        }
+        for number in 0..100 {
+            assert_eq!(hear(&mut matching, 3, number, Some(&[7; 300])), None);
+            assert!(matching.said[3].kept_bytes <= 1000);
+        }
+    }
+
+    #[test]
+    fn what_is_kept_for_others_stays_within_their_bounds() {
+        let mut matching = Matching::new((0..4).map(NodeId).collect(), 4, 1000);
+        for number in 0..200 {
+            assert_eq!(hear(&mut matching, 2, number, None), None);
+            assert_eq!(hear(&mut matching, 3, number, Some(&[7; 300])), None);
+            assert!(matching.said.iter().all(|said| said.kept_bytes <= 1000));
+        }
     }
 
     #[test]
