@@ -9,7 +9,8 @@
 //! not count for a refusal ([`Matching::sure`]).
 //!
 //! *Bounds.* A liar may say a new digest with every message. So at most [`SAID_MAX`] digests are remembered of each learner, the oldest
-//! are forgotten, and what is kept in full and is not agreed yet stays below a limit for each learner. What is forgotten costs a retry.
+//! are forgotten, and what is kept in full and is not agreed yet stays below a limit for each learner. What is forgotten costs a retry, and
+//! the learner does not count for refusals any more.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
@@ -67,6 +68,8 @@ enum Content {
 struct Said {
     digests: VecDeque<Digest>,
     kept_bytes: usize,
+    /// Whether something that was not agreed is forgotten: nobody knows any more what it said.
+    forgot: bool,
 }
 
 impl Matching {
@@ -131,15 +134,16 @@ impl Matching {
         result.map(|content| Agreed { content, voices })
     }
 
-    /// Those of `voices`, which stand behind `digest`, that said nothing before it which is not agreed yet.
+    /// Those of `voices`, which stand behind `digest`, that said nothing before it which is not agreed.
     pub(super) fn sure(&self, voices: NodeSet, digest: Digest) -> NodeSet {
         let agreed = |digest: &Digest| {
             let heard = self.heard.get(digest);
             heard.is_none_or(|heard| matches!(heard.content, Content::Used))
         };
         let all_agreed = |node: &NodeId| {
-            let said = &self.said[usize::from(node.0)].digests;
-            said.iter().take_while(|one| **one != digest).all(agreed)
+            let said = &self.said[usize::from(node.0)];
+            let mut before = said.digests.iter().take_while(|one| **one != digest);
+            !said.forgot && before.all(agreed)
         };
         voices.iter().filter(all_agreed).collect()
     }
@@ -179,6 +183,7 @@ impl Matching {
         let Some(heard) = self.heard.get_mut(&digest) else {
             return;
         };
+        self.said[usize::from(from.0)].forgot |= !matches!(heard.content, Content::Used);
         heard.voices.remove(from);
         let silent = heard.voices.is_empty();
         if let Content::Kept(by, kept) = &mut heard.content
@@ -305,6 +310,20 @@ mod tests {
         assert!(hear(&mut matching, 1, 1, Some(CONTENT)).is_some());
         let both: Vec<NodeId> = sure(&matching);
         assert_eq!(both.len(), 2, "what it said is true");
+    }
+
+    #[test]
+    fn who_said_what_is_forgotten_is_not_sure_either() {
+        let mut matching = matching();
+        assert_eq!(hear(&mut matching, 0, 0, None), None);
+        // All of these are agreed, but the first is beyond what is remembered.
+        for number in 1..=SAID_MAX {
+            assert_eq!(hear(&mut matching, 0, number, Some(CONTENT)), None);
+            assert!(hear(&mut matching, 3, number, None).is_some());
+        }
+        let voices = [0, 3].map(NodeId).into_iter().collect();
+        let sure: Vec<NodeId> = matching.sure(voices, digest(SAID_MAX)).iter().collect();
+        assert_eq!(sure, [NodeId(3)]);
     }
 
     #[test]
