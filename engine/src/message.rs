@@ -40,14 +40,18 @@
 //! A [`Message`] borrows the receive buffer for its small parts; a body is a counted handle to pooled memory.
 
 mod names;
+mod replies;
+mod snapshots;
 
 use thiserror::Error;
-use twostep_crypto::{Context, Scope, Signable, Signature, Signed};
+use twostep_crypto::{Context, Signable, Signature, Signed};
 use twostep_net::pool::Body;
 
 pub use names::{NAME_BYTES, RequestNames};
+pub use replies::{Outcome, Reply, ReplyEntries, reply_digest};
+pub use snapshots::{Snapshot, SnapshotCertificate, SnapshotClaim, SnapshotVoice};
 
-use crate::types::{ClientId, Decree, Digest, NodeId, Regency, Seq, SessionId, Value};
+use crate::types::{ClientId, Decree, Digest, NodeId, Regency, Value};
 
 /// Anything that travels between two parties. See the table at the top of this module.
 #[derive(Clone, Debug, PartialEq)]
@@ -379,80 +383,6 @@ impl Certificate {
     }
 }
 
-/// What a learner says at a multiple of S (PROTOCOL.md section 5.4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Snapshot {
-    /// The decree s.
-    pub decree: Decree,
-    /// The digest of the order up to s.
-    pub chain: Digest,
-    /// The digest of the results up to s.
-    pub results: Digest,
-    /// The digest of its manifest, which covers state and sessions.
-    pub root: Digest,
-}
-
-impl Signable for Snapshot {
-    const CONTEXT: Context = Context::Snapshot;
-    fn write_signable(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.decree.0.to_le_bytes());
-        out.extend_from_slice(&self.chain.0);
-        out.extend_from_slice(&self.results.0);
-        out.extend_from_slice(&self.root.0);
-    }
-}
-
-/// A snapshot with the learner that has it. Signed in Byzantine modes; mode C trusts the link.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SnapshotClaim {
-    /// Which snapshot.
-    pub snapshot: Snapshot,
-    /// Who has it.
-    pub learner: NodeId,
-    /// The proof; all zero in mode C.
-    pub signature: Signature,
-}
-
-/// f+1 learners have the same snapshot, so a correct one has: transferable, and may be installed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SnapshotCertificate {
-    /// Which snapshot.
-    pub snapshot: Snapshot,
-    /// The learners, ascending.
-    pub voices: Vec<SnapshotVoice>,
-}
-
-/// One learner's part of a [`SnapshotCertificate`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SnapshotVoice {
-    /// Who.
-    pub learner: NodeId,
-    /// Its signature over the whole snapshot; all zero in mode C.
-    pub signature: Signature,
-}
-
-impl SnapshotVoice {
-    /// The voice of a claim.
-    #[must_use]
-    pub fn of(claim: &SnapshotClaim) -> SnapshotVoice {
-        SnapshotVoice {
-            learner: claim.learner,
-            signature: claim.signature,
-        }
-    }
-}
-
-impl SnapshotCertificate {
-    /// The claims that it is made of.
-    pub fn claims(&self) -> impl Iterator<Item = SnapshotClaim> {
-        self.voices.iter().map(|voice| SnapshotClaim {
-            snapshot: self.snapshot,
-            learner: voice.learner,
-            signature: voice.signature,
-        })
-    }
-}
-
 /// A proposer's vote for a regency: it will follow this one or a higher one (PROTOCOL.md section 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RegencyVote {
@@ -559,70 +489,6 @@ impl<'a> Values<'a> {
             .0
             .iter()
             .map(|chunk| Value(Digest(*chunk)))
-    }
-}
-
-/// What became of one request. All but the first two say why it was not executed (PROTOCOL.md section 5.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome<'a> {
-    /// It was executed; this is the reply.
-    Executed(&'a [u8]),
-    /// It was executed; this is the [`reply_digest`] of the reply, which a retry fetches in full.
-    ExecutedDigest(Digest),
-    /// The Open made this session.
-    Opened(SessionId),
-    /// Its number is 64 or more below the largest executed one of the session, and not known to be executed.
-    Stale,
-    /// Its number is more than 64 above the largest executed one of the session.
-    TooFar,
-    /// Another operation was executed under this number.
-    SeqReused,
-    /// The session does not exist: dropped by age or to make room, or never opened.
-    SessionLapsed,
-    /// It was executed, but the reply is no longer kept.
-    ExecutedReplyGone,
-}
-
-/// The digest that stands for a reply in [`Outcome::ExecutedDigest`].
-#[must_use]
-pub fn reply_digest(scope: &Scope, reply: &[u8]) -> Digest {
-    scope.digest(Context::Reply, reply)
-}
-
-/// One entry of `Replies` or `Found`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reply<'a> {
-    /// The session of the request; [`SessionId::NONE`] for an Open.
-    pub session: SessionId,
-    /// The number of the request; the nonce of an Open.
-    pub seq: Seq,
-    /// The decree that executed it, or that ordered and refused it.
-    pub decree: Decree,
-    /// What became of it.
-    pub outcome: Outcome<'a>,
-}
-
-/// Replies, still in the receive buffer; see [`crate::wire`] for the bytes of one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReplyEntries<'a>(pub(crate) &'a [u8]);
-
-impl<'a> ReplyEntries<'a> {
-    /// Takes bytes; they are checked while they are read (`iter`, in [`crate::wire`]).
-    #[must_use]
-    pub fn new(bytes: &'a [u8]) -> ReplyEntries<'a> {
-        ReplyEntries(bytes)
-    }
-
-    /// The bytes as they travel.
-    #[must_use]
-    pub fn bytes(&self) -> &'a [u8] {
-        self.0
-    }
-
-    /// What stands for them in `RepliesDigest`.
-    #[must_use]
-    pub fn digest(&self, scope: &Scope) -> Digest {
-        scope.digest(Context::Replies, self.0)
     }
 }
 
