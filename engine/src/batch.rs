@@ -435,6 +435,12 @@ impl Batch {
         self.body.len() - BODY_HEADER
     }
 
+    /// Whether there is more than one request.
+    #[must_use]
+    pub fn has_several_requests(&self) -> bool {
+        self.len() > 1 || self.bundles().any(|bundle| bundle.count > 1)
+    }
+
     /// Whether this is a batch of nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -80,5 +80,6 @@ pub mod tracking;
 pub mod transfer;
 pub mod types;
 pub mod voucher;
+mod wager;
 pub mod window;
 pub mod wire;

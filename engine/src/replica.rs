@@ -512,7 +512,7 @@ impl<R: Rules> Machine for Replica<R> {
             election,
             gathering,
             doubts,
-            self.told.due,
+            self.told.deadline(self.tuning.t0),
             self.pull.at,
             self.snapshots.deadline(self.tuning.t0),
         ]

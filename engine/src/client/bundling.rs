@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! each in a decree of its own     a bundle leaves as soon as there is a call            room grows by 1/16 for each
-//! two of them in one decree       sending them apart gained nothing: calls gather       room shrinks by 1
+//! two of them in one decree       sending them apart gained nothing: calls gather       room: 1 less than are on their way
 //! ```
 //!
 //! A bundle costs whoever sends and whoever receives it about as much as ten calls in it: a packet, a wake-up, a proof, a digest. Where
@@ -10,17 +10,22 @@
 //! more to do than to order them as they came; calls that are held back until an answer comes leave together then, and travel no later
 //! than they would have been ordered. On a machine with too few cores for its nodes that takes a sixth off the latency of an open loop.
 //!
-//! *Bounds.* From one up to `ROOM_MAX` bundles are on their way. Nothing is held back for longer than twice what quick answers take: the
-//! bundle may be lost, or its decree wait for something that is.
+//! *Bounds.* From one up to `ROOM_MAX` bundles are on their way. Nothing is held back for longer than twice what quick answers take, and
+//! [`PATIENCE`]: the bundle may be lost, or its decree wait for something that is. Where that happens there is hardly ever any patience
+//! ([`Wager`]). It is for those where nothing is lost: a timer that is closer than the ticks of the kernel has to be set in hardware for every
+//! wait, which on virtual machines takes as long as a fifth of a wake-up's way through the network.
 
 use std::time::Duration;
 
 use crate::types::{Decree, Time};
+use crate::wager::Wager;
 
 /// More bundles than this are never on their way for want of answers.
 const ROOM_MAX: u32 = 256;
 /// By which part at most a slow answer raises what quick ones are thought to take.
 const SLOW: u32 = 16;
+/// By how much longer an answer may take before calls that gather go without it.
+const PATIENCE: Duration = Duration::from_millis(8);
 /// How many decrees with one bundle make up for one with two.
 const APART: u32 = 16;
 
@@ -39,6 +44,9 @@ pub(super) struct Bundling {
     together: bool,
     /// What quick answers take; none before there was one.
     quick: Option<Duration>,
+    /// Whether calls wait for a slow answer.
+    wager: Wager,
+    patient: bool,
 }
 
 impl Bundling {
@@ -51,6 +59,8 @@ impl Bundling {
             ordered: (Decree::NONE, 0),
             together: false,
             quick: None,
+            wager: Wager::default(),
+            patient: true,
         }
     }
 
@@ -61,6 +71,10 @@ impl Bundling {
 
     /// It is sent.
     pub(super) fn sent(&mut self, now: Time) {
+        if self.patient && self.has_no_room() && self.gathers_until() <= now {
+            self.wager.in_vain();
+        }
+        self.patient = self.wager.waits();
         self.sent += 1;
         self.at = now;
     }
@@ -77,14 +91,20 @@ impl Bundling {
             self.quick = Some(took.min(quick + quick / SLOW + Duration::from_micros(1)));
         } else if bundle != other && !self.together {
             self.together = true;
-            self.room = (self.room - APART).max(APART);
+            // Room that nothing took up says nothing.
+            let under_way = u32::try_from(self.sent - self.ended).unwrap_or(ROOM_MAX);
+            let taken = self.room.min(under_way.saturating_mul(APART));
+            self.room = taken.saturating_sub(APART).max(APART);
         }
         self.ordered = (decree, bundle);
     }
 
     /// A call of a bundle ended, whichever way.
     pub(super) fn ended(&mut self, bundle: u64) {
-        self.ended = self.ended.max(bundle);
+        if bundle > self.ended {
+            self.ended = bundle;
+            self.wager.came();
+        }
     }
 
     /// Another leader is to take what comes: what was sent to the last one says nothing.
@@ -94,11 +114,17 @@ impl Bundling {
 
     /// Until when calls gather, if nothing ends before.
     pub(super) fn gathers_until(&self) -> Time {
-        let under_way = self.sent - self.ended;
         match self.quick {
-            Some(quick) if under_way >= u64::from(self.room / APART) => self.at + quick * 2,
+            Some(quick) if self.has_no_room() => {
+                let patience = if self.patient { PATIENCE } else { Duration::ZERO };
+                self.at + quick * 2 + patience
+            }
             _ => Time(0),
         }
+    }
+
+    fn has_no_room(&self) -> bool {
+        self.sent - self.ended >= u64::from(self.room / APART)
     }
 }
 
@@ -141,7 +167,7 @@ mod tests {
             }
         }
         let last = send(&mut bundling, 1_000);
-        assert_eq!(bundling.gathers_until(), Time(1_000) + 2 * TOOK);
+        assert_eq!(bundling.gathers_until(), Time(1_000) + 2 * TOOK + PATIENCE);
         end(&mut bundling, last, 100);
         assert_eq!(bundling.gathers_until(), Time(0));
         // One at a time they are ordered apart, so that after a while it tries two again.
@@ -182,6 +208,32 @@ mod tests {
         }
         send(&mut bundling, 1_000);
         let waits = bundling.gathers_until().since(Time(1_000));
-        assert!((2 * TOOK..3 * TOOK).contains(&waits), "{waits:?}");
+        let bounds = 2 * TOOK + PATIENCE..3 * TOOK + PATIENCE;
+        assert!(bounds.contains(&waits), "{waits:?}");
+    }
+
+    #[test]
+    fn where_bundles_are_lost_there_is_no_patience() {
+        let mut bundling = Bundling::new();
+        for decree in 1..=u64::from(ROOM_MAX) {
+            let pair = [send(&mut bundling, decree), send(&mut bundling, decree)];
+            for bundle in pair {
+                end(&mut bundling, bundle, decree);
+            }
+        }
+        let lost = send(&mut bundling, 1_000);
+        let until = bundling.gathers_until();
+        assert_eq!(until, Time(1_000) + 2 * TOOK + PATIENCE);
+        let next = send(&mut bundling, until.0);
+        assert_eq!(bundling.gathers_until(), until + 2 * TOOK);
+        end(&mut bundling, lost, 1_000);
+        end(&mut bundling, next, 1_001);
+        for number in 1..=64 {
+            let now = until.0 + number;
+            let bundle = send(&mut bundling, now);
+            let patience = if number < 64 { Duration::ZERO } else { PATIENCE };
+            assert_eq!(bundling.gathers_until(), Time(now) + 2 * TOOK + patience, "{number}");
+            end(&mut bundling, bundle, 1_001);
+        }
     }
 }

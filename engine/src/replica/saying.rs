@@ -64,6 +64,7 @@ impl<R: Rules> Replica<R> {
                 };
                 step.fx
                     .send(To::Nodes(self.configuration.learners().minus(me)), &message);
+                self.acknowledge_along(step);
                 if let Some(acceptor) = &mut self.acceptor {
                     acceptor.said(regency, decree, step.now, t0);
                 }

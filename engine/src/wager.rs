@@ -1,0 +1,75 @@
+//! Whether it pays to wait for something that usually comes soon.
+//!
+//! ```text
+//! it came                 wait the next time, too
+//! it was waited for in vain    the next 64 times do not wait; twice as many after each one in a row, up to 4,096
+//! ```
+//!
+//! So what never comes costs one wait in 4,096, and what always comes costs nothing.
+
+/// So many times nothing waits after one that waited in vain.
+const LOST_MIN: u32 = 64;
+/// The same after many in a row.
+const LOST_MAX: u32 = 4096;
+
+/// See the [module](self).
+#[derive(Debug, Default)]
+pub(crate) struct Wager {
+    /// How many more times nothing waits.
+    left: u32,
+    /// How many there were after the last wait in vain; none since it came.
+    lost: u32,
+}
+
+impl Wager {
+    /// Whether to wait this time.
+    pub(crate) fn waits(&mut self) -> bool {
+        let waits = self.left == 0;
+        self.left = self.left.saturating_sub(1);
+        waits
+    }
+
+    /// What was waited for came.
+    pub(crate) fn came(&mut self) {
+        self.lost = 0;
+    }
+
+    /// It did not.
+    pub(crate) fn in_vain(&mut self) {
+        self.lost = (self.lost * 2).clamp(LOST_MIN, LOST_MAX);
+        self.left = self.lost;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many do not wait before the next one does.
+    fn passed_over(wager: &mut Wager) -> u32 {
+        (0..).take_while(|_| !wager.waits()).count() as u32
+    }
+
+    #[test]
+    fn what_never_comes_is_waited_for_less_and_less() {
+        let mut wager = Wager::default();
+        let mut passed = Vec::new();
+        for _ in 0..9 {
+            passed.push(passed_over(&mut wager));
+            wager.in_vain();
+        }
+        assert_eq!(passed, [0, 64, 128, 256, 512, 1024, 2048, 4096, 4096]);
+        wager.came();
+        wager.in_vain();
+        assert_eq!(passed_over(&mut wager), 64);
+    }
+
+    #[test]
+    fn what_comes_is_always_waited_for() {
+        let mut wager = Wager::default();
+        for _ in 0..10_000 {
+            assert!(wager.waits());
+            wager.came();
+        }
+    }
+}
