@@ -5,7 +5,7 @@
 //! Pool::take(len) → BodyMut ── write ──► freeze() → Body ── clone, slice ──► … last drop ──► free list of its size class
 //! ```
 //!
-//! Size classes are the powers of two from 256 B to 2 MiB. A free list holds whole counted blocks, so in steady state taking, freezing, cloning, slicing
+//! Size classes go from 256 B to 2 MiB, four to each doubling, so that less than a fifth of a buffer lies idle. A free list holds whole counted blocks, so in steady state taking, freezing, cloning, slicing
 //! and dropping allocate nothing. The free lists together never hold more than the bound given at construction; what would exceed it goes back
 //! to the allocator. A buffer above the largest class is allocated for its one use.
 //!
@@ -22,10 +22,12 @@ use crossbeam_queue::ArrayQueue;
 const CLASS_BYTES_MIN: usize = 256;
 /// Bytes of the largest size class.
 const CLASS_BYTES_MAX: usize = 2 * 1024 * 1024;
-/// Powers of two from the smallest to the largest class.
-const CLASSES: usize = (CLASS_BYTES_MAX / CLASS_BYTES_MIN).ilog2() as usize + 1;
+/// Classes from one power of two to the next.
+const STEPS: usize = 4;
+/// How many classes there are.
+const CLASSES: usize = (CLASS_BYTES_MAX / CLASS_BYTES_MIN).ilog2() as usize * STEPS + 1;
 /// Most blocks that one free list holds, so that the lists themselves stay small.
-const FREE_BLOCKS_MAX: usize = 4096;
+const FREE_BLOCKS_MAX: usize = 1024;
 
 /// A handle on one pool of buffers. Clones share the pool; they may be used from any thread.
 #[derive(Clone)]
@@ -38,7 +40,7 @@ impl Pool {
     #[must_use]
     pub fn new(free_bytes_max: usize) -> Self {
         let lists = std::array::from_fn(|class| {
-            let blocks = free_bytes_max / (CLASS_BYTES_MIN << class);
+            let blocks = free_bytes_max / class_bytes(class);
             ArrayQueue::new(blocks.clamp(1, FREE_BLOCKS_MAX))
         });
         Self {
@@ -59,7 +61,7 @@ impl Pool {
             Some(class) => self
                 .shelves
                 .take(class)
-                .unwrap_or_else(|| self.make(CLASS_BYTES_MIN << class)),
+                .unwrap_or_else(|| self.make(class_bytes(class))),
             None => self.make(len),
         };
         BodyMut {
@@ -324,7 +326,7 @@ impl Shelves {
     /// Keeps `block` for reuse, or lets the allocator have it when the bound is reached.
     fn put(&self, block: Arc<Block>) {
         let bytes = block.bytes.len();
-        let Some(class) = class_of(bytes).filter(|&class| CLASS_BYTES_MIN << class == bytes) else {
+        let Some(class) = class_of(bytes).filter(|&class| class_bytes(class) == bytes) else {
             return;
         };
         // Count first: two threads that return at once may both give up, but never both exceed the bound.
@@ -340,8 +342,22 @@ fn class_of(len: usize) -> Option<usize> {
     if len > CLASS_BYTES_MAX {
         return None;
     }
-    let capacity = len.max(CLASS_BYTES_MIN).next_power_of_two();
-    Some((capacity / CLASS_BYTES_MIN).ilog2() as usize)
+    let last = len.max(CLASS_BYTES_MIN) - 1;
+    if last < CLASS_BYTES_MIN {
+        return Some(0);
+    }
+    let doublings = (last / CLASS_BYTES_MIN).ilog2() as usize;
+    let step = (CLASS_BYTES_MIN << doublings) / STEPS;
+    Some(doublings * STEPS + last / step - STEPS + 1)
+}
+
+/// How many bytes a block of a class has.
+fn class_bytes(class: usize) -> usize {
+    let Some(above) = class.checked_sub(1) else {
+        return CLASS_BYTES_MIN;
+    };
+    let step = (CLASS_BYTES_MIN << (above / STEPS)) / STEPS;
+    step * (STEPS + 1 + above % STEPS)
 }
 
 /// Ends one handle on `block`; the last one returns it to its pool.
@@ -366,13 +382,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn classes_are_the_powers_of_two_from_256_bytes_to_2_mib() {
-        assert_eq!(CLASSES, 14);
+    fn classes_go_from_256_bytes_to_2_mib_in_steps_of_a_quarter_at_most() {
+        let bytes: Vec<usize> = (0..CLASSES).map(class_bytes).collect();
+        assert_eq!(bytes[..6], [256, 320, 384, 448, 512, 640]);
+        assert_eq!(bytes[CLASSES - 1], CLASS_BYTES_MAX);
+        for (class, &bytes) in bytes.iter().enumerate() {
+            assert_eq!(class_of(bytes), Some(class));
+            let next = (class + 1 < CLASSES).then_some(class + 1);
+            assert_eq!(class_of(bytes + 1), next);
+            assert!(next.is_none_or(|next| class_bytes(next) * 4 <= bytes * 5));
+        }
         assert_eq!(class_of(0), Some(0));
-        assert_eq!(class_of(256), Some(0));
-        assert_eq!(class_of(257), Some(1));
-        assert_eq!(class_of(CLASS_BYTES_MAX), Some(CLASSES - 1));
-        assert_eq!(class_of(CLASS_BYTES_MAX + 1), None);
     }
 
     #[test]
