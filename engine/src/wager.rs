@@ -1,11 +1,12 @@
 //! Whether it pays to wait for something that usually comes soon.
 //!
 //! ```text
-//! it came                 wait the next time, too
-//! it was waited for in vain    the next 64 times do not wait; twice as many after each one in a row, up to 4,096
+//! it came                      wait the next time, too
+//! it was waited for in vain    the next 64 times do not wait; twice as many the next time in vain, up to 4,096,
+//!                              less those that came in between
 //! ```
 //!
-//! So what never comes costs one wait in 4,096, and what always comes costs nothing.
+//! So what never comes, or fails to come once in a few dozen times, costs one wait in 4,096, and what always comes costs nothing.
 
 /// So many times nothing waits after one that waited in vain.
 const LOST_MIN: u32 = 64;
@@ -17,7 +18,7 @@ const LOST_MAX: u32 = 4096;
 pub(crate) struct Wager {
     /// How many more times nothing waits.
     left: u32,
-    /// How many there were after the last wait in vain; none since it came.
+    /// How many there were after the last wait in vain, less what came since.
     lost: u32,
 }
 
@@ -31,7 +32,7 @@ impl Wager {
 
     /// What was waited for came.
     pub(crate) fn came(&mut self) {
-        self.lost = 0;
+        self.lost = self.lost.saturating_sub(1);
     }
 
     /// It did not.
@@ -59,9 +60,25 @@ mod tests {
             wager.in_vain();
         }
         assert_eq!(passed, [0, 64, 128, 256, 512, 1024, 2048, 4096, 4096]);
-        wager.came();
+        (0..LOST_MAX).for_each(|_| wager.came());
         wager.in_vain();
         assert_eq!(passed_over(&mut wager), 64);
+    }
+
+    #[test]
+    fn what_fails_to_come_once_in_twenty_times_is_hardly_waited_for() {
+        let mut wager = Wager::default();
+        let mut waits = 0;
+        for _ in 0..20_000 {
+            if wager.waits() {
+                waits += 1;
+                match waits % 20 {
+                    0 => wager.in_vain(),
+                    _ => wager.came(),
+                }
+            }
+        }
+        assert!(waits < 400, "{waits}");
     }
 
     #[test]

@@ -104,7 +104,9 @@ impl Bundling {
     pub(super) fn ended(&mut self, bundle: u64) {
         if bundle > self.ended {
             self.ended = bundle;
-            self.wager.came();
+            if self.patient {
+                self.wager.came();
+            }
         }
     }
 
