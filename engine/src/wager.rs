@@ -47,8 +47,8 @@ mod tests {
     use super::*;
 
     /// How many do not wait before the next one does.
-    fn passed_over(wager: &mut Wager) -> u32 {
-        (0..).take_while(|_| !wager.waits()).count() as u32
+    fn passed_over(wager: &mut Wager) -> usize {
+        (0..).take_while(|_| !wager.waits()).count()
     }
 
     #[test]

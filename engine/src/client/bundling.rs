@@ -11,8 +11,8 @@
 //! than they would have been ordered. On a machine with too few cores for its nodes that takes a sixth off the latency of an open loop.
 //!
 //! *Bounds.* From one up to `ROOM_MAX` bundles are on their way. Nothing is held back for longer than twice what quick answers take, and
-//! [`PATIENCE`]: the bundle may be lost, or its decree wait for something that is. Where that happens there is hardly ever any patience
-//! ([`Wager`]). Patience is for those where nothing is lost: a timer that is due before the kernel's
+//! `PATIENCE`: the bundle may be lost, or its decree wait for something that is. Where that happens there is hardly ever any patience
+//! (`wager.rs`). Patience is for those where nothing is lost: a timer that is due before the kernel's
 //! next tick is set in hardware for every wait, which on a virtual machine leaves the guest; at a tenth of the peak that was a quarter of all
 //! times that a decree did.
 

@@ -12,7 +12,7 @@
 //! 3 to the leader are left. Whatever is lost is in the next one, or in the `Status` of every T0.
 //!
 //! *A leader with few slots* proposes nothing before it is acknowledged: then no vote follows, and the acknowledgement waits
-//! in vain, but hardly ever ([`Wager`]).
+//! in vain, but hardly ever (`wager.rs`).
 
 use std::time::Duration;
 
