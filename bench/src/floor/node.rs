@@ -208,6 +208,8 @@ impl Load {
                     self.pattern.accepted,
                 );
             }
+            // What was learned travels with the vote.
+            self.tell_leader(links);
             self.vote(number);
         }
     }
@@ -235,17 +237,26 @@ impl Load {
         self.acknowledge(links, now);
     }
 
-    /// The leader is told at once, all others of as many decrees as the delay brings. Those of the end are left out.
+    fn tell_leader(&mut self, links: &mut Links) {
+        let Pattern { leader, ack, .. } = self.pattern;
+        if self.learned > self.told_leader && self.me != leader {
+            self.told_leader = self.learned;
+            links.say(leader, Kind::Ack as u8, self.learned, &[], ack);
+        }
+    }
+
+    /// The leader is told with the next vote, or at once before it would run out of slots; all others of as many decrees as
+    /// the delay brings. Those of the end are left out.
     fn acknowledge(&mut self, links: &mut Links, now: Instant) {
         let Pattern {
             leader,
             ack,
             ack_delay,
+            in_flight,
             ..
         } = self.pattern;
-        if self.learned > self.told_leader && self.me != leader {
-            self.told_leader = self.learned;
-            links.say(leader, Kind::Ack as u8, self.learned, &[], ack);
+        if !self.accepts || self.learned - self.told_leader >= in_flight / 2 {
+            self.tell_leader(links);
         }
         let (told, at) = self.told_others;
         if self.learned > told && at.is_none_or(|at| now - at >= ack_delay) {
