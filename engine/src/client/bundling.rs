@@ -152,6 +152,18 @@ mod tests {
         bundling.ended(bundle);
     }
 
+    /// What two bundles in one decree have made careful.
+    fn one_at_a_time() -> Bundling {
+        let mut bundling = Bundling::new();
+        for decree in 1..=u64::from(ROOM_MAX) {
+            let pair = [send(&mut bundling, decree), send(&mut bundling, decree)];
+            for bundle in pair {
+                end(&mut bundling, bundle, decree);
+            }
+        }
+        bundling
+    }
+
     #[test]
     fn bundles_that_are_ordered_apart_leave_at_once() {
         let mut bundling = Bundling::new();
@@ -166,13 +178,7 @@ mod tests {
 
     #[test]
     fn bundles_that_are_ordered_together_are_sent_together() {
-        let mut bundling = Bundling::new();
-        for decree in 1..=u64::from(ROOM_MAX) {
-            let pair = [send(&mut bundling, decree), send(&mut bundling, decree)];
-            for bundle in pair {
-                end(&mut bundling, bundle, decree);
-            }
-        }
+        let mut bundling = one_at_a_time();
         let last = send(&mut bundling, 1_000);
         assert_eq!(bundling.gathers_until(), Time(1_000) + 2 * TOOK + PATIENCE);
         end(&mut bundling, last, 100);
@@ -237,13 +243,7 @@ mod tests {
 
     #[test]
     fn where_bundles_are_lost_there_is_no_patience() {
-        let mut bundling = Bundling::new();
-        for decree in 1..=u64::from(ROOM_MAX) {
-            let pair = [send(&mut bundling, decree), send(&mut bundling, decree)];
-            for bundle in pair {
-                end(&mut bundling, bundle, decree);
-            }
-        }
+        let mut bundling = one_at_a_time();
         let lost = send(&mut bundling, 1_000);
         let until = bundling.gathers_until();
         assert_eq!(until, Time(1_000) + 2 * TOOK + PATIENCE);
