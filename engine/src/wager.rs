@@ -6,7 +6,8 @@
 //!                              less those that came in between
 //! ```
 //!
-//! So what never comes, or fails to come once in a few dozen times, costs one wait in 4,096, and what always comes costs nothing.
+//! So what never comes, or fails to come once in a few dozen times, is waited for in vain once in 4,096 times, and what always comes is always
+//! waited for.
 
 /// So many times nothing waits after one that waited in vain.
 const LOST_MIN: u32 = 64;
